@@ -1,0 +1,74 @@
+"""Anatomy Controller: organ mask -> prior image, and where and until which step it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from xreal.control.blending import per_step_strength
+from xreal.errors import InputError
+
+__all__ = ["AnatomyBlend", "anatomy_keep_mask", "draw_prior", "organ_mask_to_pixels"]
+
+
+@dataclass(frozen=True)
+class AnatomyBlend:
+    """How strongly the prior is kept (METHOD, step 1; defaults are the paper's).
+
+    Attributes:
+        inside: strength inside the organs, per step of 100.
+        outside: strength elsewhere, per step of 100.
+        until: share of the steps, from the first, at which the prior is blended in.
+    """
+
+    inside: float = 1.0
+    outside: float = 0.2
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("inside", "outside", "until"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"anatomy blend {name} is {value}; expected 0 to 1")
+
+    def active_steps(self, steps: int) -> int:
+        """Return how many of ``steps`` blend."""
+        return round(self.until * steps)
+
+
+def organ_mask_to_pixels(organ_mask: Tensor, channels: int = 1) -> Tensor:
+    """Turn labels (B, H, W) into what the controller's encoder eats: label ÷ 4 in [0, 1], (B, channels, H, W)."""
+    return organ_mask[:, None].float().div(4).expand(-1, channels, -1, -1)
+
+
+def draw_prior(controller: AutoencoderKL, organ_mask: Tensor) -> Tensor:
+    """Draw the X-ray that a mask suggests: x̂ = D_v(E_v(m_a)), mode of the encoder, clamped to [0, 1].
+
+    Args:
+        controller: E_v and D_v.
+        organ_mask: (B, H, W) uint8 ``Organ``.
+
+    Returns:
+        Prior images (B, 1, H, W) in [0, 1].
+    """
+    pixels = organ_mask_to_pixels(organ_mask, controller.config.in_channels).to(controller.device, controller.dtype)
+    prior = controller.decode(controller.encode(pixels).latent_dist.mode()).sample
+    return prior.float().mean(1, keepdim=True).clamp(0, 1)
+
+
+def anatomy_keep_mask(organ_mask: Tensor, latent_size: tuple[int, int], blend: AnatomyBlend, steps: int) -> Tensor:
+    """Return the keep mask of one step (B, 1, h, w): ``inside`` on organs, ``outside`` elsewhere, by nearest neighbour.
+
+    Args:
+        organ_mask: (B, H, W) uint8 ``Organ``.
+        latent_size: (h, w).
+        blend: strengths per step of 100, converted to ``steps``.
+        steps: of the solver.
+    """
+    organs = F.interpolate((organ_mask[:, None] > 0).float(), size=latent_size, mode="nearest-exact")
+    inside, outside = (per_step_strength(strength, steps) for strength in (blend.inside, blend.outside))
+    return outside + (inside - outside) * organs

@@ -1,0 +1,86 @@
+"""The one shared rule of both controllers: keep a reference, at the solver's noise level, where a mask says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Keep", "StepNoise", "keep_reference", "per_step_strength"]
+
+
+def keep_reference(
+    latents: Tensor, reference: Tensor, keep_mask: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor
+) -> Tensor:
+    """Blend ``z ← s · q(z_ref, t) + (1 − s) · z`` before the U-Net is called at ``timestep``.
+
+    Args:
+        latents: z (B, c, h, w), at the noise level of ``timestep``.
+        reference: clean latents z_ref (B, c, h, w), × the autoencoder's scaling factor.
+        keep_mask: s (B, 1, h, w) in [0, 1]; 0 leaves ``latents`` as they are, 1 takes the reference.
+        noise: (B, c, h, w), standard normal.
+        scheduler: any diffusers scheduler with ``add_noise``: its own noise level at ``timestep`` is used.
+        timestep: the scheduler's, a scalar.
+    """
+    noised = scheduler.add_noise(reference, noise, timestep.reshape(1).expand(len(reference)))
+    return torch.lerp(latents, noised, keep_mask)
+
+
+def per_step_strength(strength: float | Tensor, steps: int, reference_steps: int = 100) -> float | Tensor:
+    """Convert a blend strength per step of ``reference_steps`` to one per step of ``steps``.
+
+    Repeated blending adds up: what 50 blends of 0.2 pull to the reference, 15 blends must pull too. Equal to
+    ``strength`` at the paper's 100 steps; 0 and 1 stay what they are.
+    """
+    return 1 - (1 - strength) ** (reference_steps / steps)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept, where, and at how many of the first steps.
+
+    Attributes:
+        reference: clean latents (B, c, h, w).
+        mask: (B, 1, h, w) in [0, 1].
+        steps: number of steps, from the first.
+    """
+
+    reference: Tensor
+    mask: Tensor
+    steps: int
+
+    def repeat(self, tracks: int) -> Keep:
+        """Return the same for ``tracks`` trajectories of each image, all first ones first."""
+        return Keep(self.reference.repeat(tracks, 1, 1, 1), self.mask.repeat(tracks, 1, 1, 1), self.steps)
+
+    def blend(self, latents: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
+        """Apply ``keep_reference``."""
+        return keep_reference(latents, self.reference, self.mask, noise, scheduler, timestep)
+
+
+class StepNoise:
+    """The noise of a batch: one generator per image, so that image i does not depend on its batch.
+
+    ``fixed`` draws the noise of the reference once, equal to the starting noise: right for deterministic solvers, whose
+    trajectory keeps its noise. Mixing a trajectory with freshly drawn noise would take away variance. The authors'
+    procedure (DDIM, η = 1) renews noise at every step and so draws it afresh.
+    """
+
+    def __init__(self, seeds: list[int], shape: tuple[int, ...], device: torch.device, fixed: bool) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.shape, self.device, self.fixed = shape, device, fixed
+        self.start = self.draw()
+
+    def restart(self) -> None:
+        """Draw a new starting noise, for a second trajectory of the same images."""
+        self.start = self.draw()
+
+    def draw(self) -> Tensor:
+        """Draw standard normal noise (B, c, h, w)."""
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+
+    def for_reference(self) -> Tensor:
+        """Return the noise for the reference at this step."""
+        return self.start if self.fixed else self.draw()

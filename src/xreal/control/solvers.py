@@ -1,0 +1,44 @@
+"""Solvers by name, all made from the noise schedule that the model was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from xreal.errors import InputError
+
+__all__ = ["SOLVERS", "build_solver"]
+
+SOLVERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+
+
+def build_solver(name: str, trained: Any, steps: int) -> Any:
+    """Make a solver for ``steps`` steps.
+
+    Args:
+        name: key of ``SOLVERS``.
+        trained: the model folder's scheduler; betas, target and offset are taken from it.
+        steps: number of network evaluations per trajectory.
+
+    Raises:
+        InputError: unknown name, or a number of steps that the schedule cannot give.
+    """
+    if name not in SOLVERS:
+        raise InputError(f"unknown solver {name!r}; expected one of {', '.join(SOLVERS)}")
+    trained_steps = int(trained.config.num_train_timesteps)
+    if not 1 <= steps < trained_steps:
+        raise InputError(f"steps is {steps}; expected 1 to {trained_steps - 1}")
+    solver = SOLVERS[name].from_config(trained.config)
+    solver.set_timesteps(steps)
+    return solver

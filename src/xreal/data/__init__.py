@@ -1,0 +1,1 @@
+"""Data: the contract of shapes, sources, preparation, augmentation, and a procedural chest."""

@@ -1,0 +1,85 @@
+"""The contract of shapes and value ranges between data sets, networks and evaluators.
+
+B batch, K findings; H = W = image size.
+
+| name | shape | dtype, values |
+|---|---|---|
+| ``image`` | (B, 1, H, W) | float32 in [0, 1], MONOCHROME2 (air dark) |
+| ``organ_mask`` | (B, H, W) | uint8 ``Organ``; a missing organ is absent, a missing mask is all background |
+| ``prompts`` | B strings | see ``vocabulary.prompt_from_findings`` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xreal.vocabulary import Finding, prompt_from_findings
+
+__all__ = ["Batch", "Box", "Sample", "collate"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A finding's bounding box, in pixels of the image that it stands beside, origin top left."""
+
+    finding: Finding
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One chest X-ray.
+
+    Attributes:
+        image: (H, W) uint8, MONOCHROME2.
+        organ_mask: (H, W) uint8 ``Organ``, or None where there is none.
+        findings: what its label says; (``Finding.NO_FINDING``,) for a healthy one.
+        view_position: "PA", "AP" or "".
+        sex: "M", "F" or "".
+    """
+
+    image: np.ndarray
+    organ_mask: np.ndarray | None = None
+    image_id: str = ""
+    patient_id: str = ""
+    source: str = ""
+    findings: tuple[Finding, ...] = ()
+    view_position: str = ""
+    sex: str = ""
+    age: int | None = None
+    boxes: tuple[Box, ...] = field(default_factory=tuple)
+
+    @property
+    def prompt(self) -> str:
+        """Findings, view and sex as text."""
+        return prompt_from_findings(self.findings, self.view_position, self.sex)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side; see the table above."""
+
+    image: Tensor
+    organ_mask: Tensor
+    prompts: tuple[str, ...]
+    image_ids: tuple[str, ...]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size."""
+    image = torch.from_numpy(np.stack([sample.image for sample in samples])).float().div(255).unsqueeze(1)
+    masks = [np.zeros_like(s.image) if s.organ_mask is None else s.organ_mask for s in samples]
+    return Batch(
+        image=image,
+        organ_mask=torch.from_numpy(np.stack(masks)),
+        prompts=tuple(sample.prompt for sample in samples),
+        image_ids=tuple(sample.image_id for sample in samples),
+    )

@@ -1,0 +1,142 @@
+"""A prepared data set: a folder of Parquet shards, one row per X-ray, written once and read by every stage.
+
+Shards are named ``train-00000.parquet``, ``val-00000.parquet``, … so that Hugging Face ``datasets`` finds the splits;
+pictures are PNG bytes in the struct that its ``Image`` feature reads.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from xreal.data.contract import Box, Sample
+from xreal.errors import DataError
+from xreal.vocabulary import Finding, prompt_from_findings
+
+__all__ = ["SCHEMA", "PreparedDataset", "write_shard"]
+
+_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_BOX = pa.struct(
+    [("finding", pa.string())] + [(name, pa.float32()) for name in ("x", "y", "width", "height")],
+)
+SCHEMA = pa.schema(
+    [
+        ("image", _PICTURE),
+        ("organ_mask", _PICTURE),
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("source", pa.string()),
+        ("findings", pa.list_(pa.string())),
+        ("view_position", pa.string()),
+        ("sex", pa.string()),
+        ("age", pa.int16()),
+        ("boxes", pa.list_(_BOX)),
+    ]
+)
+
+
+def _to_png(array: np.ndarray, name: str) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": name}
+
+
+def _from_png(picture: dict[str, Any]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture["bytes"])))
+
+
+def _to_row(sample: Sample) -> dict[str, Any]:
+    return {
+        "image": _to_png(sample.image, f"{sample.image_id}.png"),
+        "organ_mask": None
+        if sample.organ_mask is None
+        else _to_png(sample.organ_mask, f"{sample.image_id}-organs.png"),
+        "image_id": sample.image_id,
+        "patient_id": sample.patient_id,
+        "source": sample.source,
+        "findings": [finding.value for finding in sample.findings],
+        "view_position": sample.view_position,
+        "sex": sample.sex,
+        "age": sample.age,
+        "boxes": [vars(box) | {"finding": box.finding.value} for box in sample.boxes],
+    }
+
+
+def _from_row(row: dict[str, Any]) -> Sample:
+    return Sample(
+        image=_from_png(row["image"]),
+        organ_mask=None if row["organ_mask"] is None else _from_png(row["organ_mask"]),
+        findings=tuple(Finding(name) for name in row["findings"]),
+        boxes=tuple(Box(**(box | {"finding": Finding(box["finding"])})) for box in row["boxes"]),
+        **{key: row[key] for key in ("image_id", "patient_id", "source", "view_position", "sex", "age")},
+    )
+
+
+def write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    """Write samples as one Parquet file, through a temporary file so that a shard is whole or absent."""
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist([_to_row(sample) for sample in samples], schema=SCHEMA), temporary)
+    os.replace(temporary, path)
+
+
+class PreparedDataset(Sequence[Sample]):
+    """All samples of one split of one or more prepared folders; pictures are decoded on access."""
+
+    def __init__(self, folders: Sequence[Path | str], split: str) -> None:
+        """Open the shards.
+
+        Raises:
+            DataError: a folder is missing, or holds no shard of that split.
+        """
+        tables = []
+        for folder in map(Path, folders):
+            if not folder.is_dir():
+                raise DataError(f"{folder} is no folder; expected a data set written by `xreal prepare`")
+            shards = sorted(folder.glob(f"{split}-*.parquet"))
+            if not shards:
+                raise DataError(f"{folder} holds no {split}-*.parquet; run `xreal prepare` on the source first")
+            for shard in shards:
+                try:
+                    tables.append(pq.read_table(shard, schema=SCHEMA))
+                except (pa.ArrowException, OSError) as error:
+                    raise DataError(
+                        f"{shard} cannot be read ({error}); delete it and run `xreal prepare` again"
+                    ) from error
+        self._table = pa.concat_tables(tables)
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        """Decode one sample."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return _from_row(self._table.slice(index, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Decode the samples in order."""
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompt of every sample, without decoding pictures."""
+        columns = self._table.select(["findings", "view_position", "sex"]).to_pylist()
+        return [prompt_from_findings(row["findings"], row["view_position"], row["sex"]) for row in columns]
+
+    @property
+    def findings(self) -> list[tuple[Finding, ...]]:
+        """Findings of every sample, without decoding pictures."""
+        return [tuple(Finding(name) for name in names) for names in self._table["findings"].to_pylist()]
+
+    def with_organ_mask(self) -> list[int]:
+        """Return the indices of samples that have an organ mask."""
+        return [i for i, valid in enumerate(self._table["organ_mask"].is_valid().to_pylist()) if valid]

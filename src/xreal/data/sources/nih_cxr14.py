@@ -1,0 +1,42 @@
+"""NIH ChestX-ray14 (Wang et al., CVPR 2017): selections of its frontal X-rays with one table.
+
+Layout: ``images/*``, ``metadata.csv`` with columns image, split, labels (joined by "|", empty = no finding) and, where
+known, patient_id, view, sex, age; ``boxes.csv`` (optional) with image, label, x, y, width, height in pixels of the
+image file: the NIH box list and the RSNA 2018 pneumonia annotations. Labels were mined from reports; about 10% of
+them are wrong. Terms: use unrestricted, acknowledge the NIH Clinical Center.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from xreal.data.contract import Box
+from xreal.data.sources.record import Record, findings_from_labels, read_table
+from xreal.vocabulary import parse_finding
+
+__all__ = ["records"]
+
+
+def records(raw: Path) -> list[Record]:
+    """List the X-rays of one selection."""
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    if (raw / "boxes.csv").exists():
+        for row in read_table(raw / "boxes.csv", ("image", "label", "x", "y", "width", "height")):
+            place = {key: float(row[key]) for key in ("x", "y", "width", "height")}
+            boxes[row["image"]].append(Box(parse_finding(row["label"]), **place))
+    return [
+        Record(
+            image_path=raw / "images" / row["image"],
+            image_id=f"nih-{Path(row['image']).stem}",
+            patient_id=f"nih-{row.get('patient_id') or Path(row['image']).stem}",
+            split=row["split"],
+            source="nih-cxr14",
+            findings=findings_from_labels(row["labels"]),
+            view_position=row.get("view", ""),
+            sex=row.get("sex", ""),
+            age=int(row["age"]) if row.get("age", "").isdigit() else None,
+            boxes=tuple(boxes[row["image"]]),
+        )
+        for row in read_table(raw / "metadata.csv", ("image", "split", "labels"))
+    ]

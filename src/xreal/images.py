@@ -1,0 +1,299 @@
+"""Pictures and small files: read chest X-rays, write results with their provenance, fit to a square.
+
+Everything that xreal writes goes through :func:`write_bytes`: a temporary file beside the target, then a rename, so a
+killed run leaves the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+
+from xreal.errors import ImageError, InputError, OutputError
+
+__all__ = [
+    "fit_square",
+    "fit_square_mask",
+    "open_picture",
+    "pad_square",
+    "prepare_output_folder",
+    "read_image",
+    "write_bytes",
+    "write_image",
+    "write_json",
+]
+
+_FORMATS = ("PNG", "JPEG", "TIFF")
+_EIGHT_BIT = ("L", "LA", "RGB", "RGBA")
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_WHITE_16 = 65535
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0 baseline tags
+_SYNTHETIC_KEY = "xreal:synthetic"
+_SYNTHETIC_VALUE = "true; not for diagnosis"
+
+
+def open_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """Open and decode a whole PNG, JPEG or TIFF file, turned upright by its EXIF orientation.
+
+    Returns:
+        The decoded picture, in the mode that the file has.
+
+    Raises:
+        ImageError: the file is missing, not a PNG, JPEG or TIFF, damaged, cut short, or holds several pictures.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ImageError(f"{path} {what}; expected a PNG, JPEG or TIFF file. Check the path.")
+    # Another library in the same process may have told Pillow to fill what is missing with grey.
+    tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as unchecked:
+            unchecked.verify()  # PNG: the checksum of every chunk; decoding alone skips them
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        frames = getattr(picture, "n_frames", 1)
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+    # Decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, KeyError, bomb errors.
+    except Exception as error:
+        raise ImageError(
+            f"{path} cannot be read as PNG, JPEG or TIFF ({error}). The file is damaged, cut short or of another kind: "
+            "copy it again, or convert it to PNG (DICOM files are read by xreal.dicom)."
+        ) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+    if frames > 1:
+        raise ImageError(f"{path} holds {frames} pictures; expected one. Save the wanted one as its own file.")
+    return picture
+
+
+def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
+    """Read a chest X-ray from a PNG, JPEG or TIFF file.
+
+    The range of the file's type becomes [0, 1]: 8 bits are divided by 255, 16 bits by 65,535, whatever values occur.
+    A 12-bit X-ray stored in 16 bits is therefore dark; rescale it before. Colour becomes luminance (ITU-R 601) at
+    8 bits, alpha is ignored, TIFF "white is zero" is turned to air dark.
+
+    Args:
+        path: 8- or 16-bit, grey, RGB or RGBA.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        ImageError: the file is missing, damaged, cut short, or neither 8- nor 16-bit grey or RGB(A).
+    """
+    picture = open_picture(path)
+    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})
+    if picture.mode in _EIGHT_BIT:
+        return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
+    bits = tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0]
+    if picture.mode not in _SIXTEEN_BIT or bits != 16:
+        names = {"1": "1-bit", "P": "palette"} | dict.fromkeys(_SIXTEEN_BIT, f"{bits}-bit")
+        kind = names.get(picture.mode, f"mode {picture.mode!r}")
+        raise ImageError(
+            f"{path} is a {kind} picture; expected 8- or 16-bit grey, RGB or RGBA. Convert it to grey PNG from the "
+            "original image (a mask is read with read_organ_mask)."
+        )
+    values = np.asarray(picture, dtype=np.int64)
+    if values.min() < 0 or values.max() > _WHITE_16:
+        raise ImageError(
+            f"{path} holds values {values.min()} to {values.max()}; expected 0 to {_WHITE_16} (16 bits, unsigned). "
+            "Rescale it and save it as 16-bit grey PNG."
+        )
+    if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:  # Pillow inverts 8 bits itself, but not 16
+        values = _WHITE_16 - values
+    return (values / _WHITE_16).astype(np.float32)
+
+
+def write_image(
+    path: str | os.PathLike[str], image: npt.NDArray[Any], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write an 8-bit grey PNG with its provenance in text chunks.
+
+    Args:
+        path: ends in ".png"; the folder exists.
+        image: (H, W) floats in [0, 1].
+        metadata: PNG keyword (1 to 79 Latin-1 characters) to text. When given, "xreal:synthetic" is added and says
+            that the image is not for diagnosis; None writes no text, for images that are not synthetic.
+
+    Raises:
+        ImageError: the image has another shape, dtype or range.
+        InputError: a metadata key or value is not text that PNG can hold.
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path} does not end in .png; images are written as PNG only. Change the name.")
+    image = _check_image(image)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ImageError(f"image is {image.dtype}; expected floats in [0, 1]. Divide 8-bit values by 255.")
+    if image.min() < 0 or image.max() > 1:
+        raise ImageError(f"image holds values {image.min()} to {image.max()}; expected [0, 1]. Rescale or clip it.")
+    chunks = PngImagePlugin.PngInfo()
+    texts = {} if metadata is None else {**metadata, _SYNTHETIC_KEY: _SYNTHETIC_VALUE}
+    for key, value in texts.items():
+        _check_text(key, value)
+        chunks.add_text(key, value)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=chunks)
+    write_bytes(path, buffer.getvalue())
+
+
+def _check_image(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    image = np.asarray(image)
+    if image.ndim != 2 or image.size == 0:
+        raise ImageError(f"image has shape {image.shape}; expected (H, W), one grey picture.")
+    if not np.issubdtype(image.dtype, np.number) or np.iscomplexobj(image):
+        raise ImageError(f"image is {image.dtype}; expected numbers.")
+    if not np.isfinite(image).all():
+        raise ImageError("image holds NaN or infinity; expected finite numbers.")
+    return image
+
+
+def _check_text(key: str, value: str) -> None:
+    if not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value:
+        raise InputError(f"metadata {key!r}: {value!r} is not text that PNG can hold; expected strings without NUL.")
+    if not 1 <= len(key) <= 79 or not key.isprintable() or any(ord(character) > 255 for character in key):
+        raise InputError(f"metadata key {key!r} is not a PNG keyword; expected 1 to 79 Latin-1 characters.")
+
+
+def pad_square(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Pad the shorter side with zeros (air, background) to a square, the picture centred.
+
+    Args:
+        image: (H, W), any dtype.
+
+    Returns:
+        (S, S) with S = max(H, W), same dtype. An odd surplus row or column goes to the bottom or the right.
+    """
+    height, width = image.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return np.pad(image, ((top, side - height - top), (left, side - width - left)))
+
+
+def fit_square(image: npt.NDArray[Any], size: int) -> npt.NDArray[np.float32]:
+    """Pad to a square with zeros, then resize with an antialiased triangle filter.
+
+    Args:
+        image: (H, W), finite numbers of any dtype; values are not rescaled.
+        size: pixels a side of the result.
+
+    Returns:
+        (size, size) float32, never outside the range of the padded image; an image of that size is unchanged.
+
+    Raises:
+        ImageError: the image is not a finite (H, W) array.
+        InputError: the size is below 1.
+    """
+    _check_size(size)
+    square = pad_square(_check_image(image)).astype(np.float32)
+    if square.shape[0] == size:
+        return square
+    resized = Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR)
+    values: npt.NDArray[np.float32] = np.clip(np.asarray(resized), square.min(), square.max())
+    return values
+
+
+def fit_square_mask(mask: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Pad to a square with zeros, then resize by nearest neighbour: the geometry of :func:`fit_square` for labels.
+
+    Args:
+        mask: (H, W) labels, integer or bool.
+        size: pixels a side of the result.
+
+    Returns:
+        (size, size), same dtype, no label that was not there before except 0 from padding.
+
+    Raises:
+        ImageError: the mask is not an (H, W) array of integers.
+        InputError: the size is below 1.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "biu":
+        raise ImageError(f"mask is {mask.dtype} of shape {mask.shape}; expected (H, W) integers, one label a pixel.")
+    _check_size(size)
+    square = pad_square(mask)
+    nearest = (2 * np.arange(size) + 1) * square.shape[0] // (2 * size)  # the source pixel under each pixel's centre
+    return square[np.ix_(nearest, nearest)]
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise InputError(f"size is {size}; expected at least 1 pixel.")
+
+
+def prepare_output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Create the folder that results go to, before long work starts, and try that it can be written to.
+
+    Args:
+        path: the folder; its parents are created too.
+        overwrite: allow a folder that already holds files. Nothing is deleted; files of the same name are replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: it is a file, cannot be created or written to, or holds files and ``overwrite`` is False.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; expected a folder for the results. Choose another name.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        holds_files = any(folder.iterdir())
+        probe = _temporary(folder / "probe")
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to ({error}). Choose another folder or its rights.") from error
+    if holds_files and not overwrite:
+        raise OutputError(f"{folder} already holds files; choose an empty folder, or use --overwrite to write into it.")
+    return folder
+
+
+def write_json(path: str | os.PathLike[str], payload: Any) -> None:
+    """Write JSON (indented, UTF-8, keys in the given order) through a temporary file.
+
+    Raises:
+        InputError: the payload holds something that JSON cannot, NaN and infinity included.
+        OutputError: the file cannot be written.
+    """
+    try:
+        text = json.dumps(payload, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: content is not JSON ({error}). Convert it to plain numbers and text.") from error
+    write_bytes(path, (text + "\n").encode())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, then a rename.
+
+    Raises:
+        OutputError: the file cannot be written; a file that was there before is unchanged.
+    """
+    temporary = _temporary(Path(path))
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}). Check that its folder takes files.") from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

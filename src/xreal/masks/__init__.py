@@ -1,0 +1,43 @@
+"""Masks: organ label maps and lesion masks, the two inputs that control an image."""
+
+from xreal.masks.lesions import (
+    Lesion,
+    box,
+    ellipse,
+    feather,
+    outside_lungs_fraction,
+    parse_lesion,
+    polygon,
+    resize_lesion_mask,
+    warn_if_outside_lungs,
+)
+from xreal.masks.organs import (
+    cardiothoracic_ratio,
+    check_organ_mask,
+    dice_per_organ,
+    implausible,
+    organ_fractions,
+    read_organ_mask,
+    resize_organ_mask,
+    write_organ_mask,
+)
+
+__all__ = [
+    "Lesion",
+    "box",
+    "cardiothoracic_ratio",
+    "check_organ_mask",
+    "dice_per_organ",
+    "ellipse",
+    "feather",
+    "implausible",
+    "organ_fractions",
+    "outside_lungs_fraction",
+    "parse_lesion",
+    "polygon",
+    "read_organ_mask",
+    "resize_lesion_mask",
+    "resize_organ_mask",
+    "warn_if_outside_lungs",
+    "write_organ_mask",
+]

@@ -1,0 +1,299 @@
+"""Lesions: where in the image a finding is, and how strongly; from shapes, command-line text or painted pictures.
+
+Coordinates are pixels from the upper left corner of the image, x to the right and y down. A pixel belongs to a shape
+when its centre does: pixel column i spans x = i to i + 1 and has its centre at i + 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xreal.errors import FindingError, ImageError, InputError, MaskError
+from xreal.images import open_picture, pad_square
+from xreal.masks.organs import check_organ_mask
+from xreal.vocabulary import Finding, Organ, parse_finding
+
+__all__ = [
+    "Lesion",
+    "box",
+    "ellipse",
+    "feather",
+    "outside_lungs_fraction",
+    "parse_lesion",
+    "polygon",
+    "resize_lesion_mask",
+    "warn_if_outside_lungs",
+]
+
+LesionMask = npt.NDArray[np.float32]
+
+_MAX_STRENGTH = 4.0
+_SHAPES = "box:x0,y0,x1,y1, ellipse:cx,cy,rx,ry, polygon:x,y,x,y,x,y or paint.png"
+_SYNTAX = f"Finding=PLACE or Finding=PLACE@strength, where PLACE is {_SHAPES}"
+# Findings that are not, or not only, in the lungs.
+_ANYWHERE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Fracture", "Hernia", "Support Devices")
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class Lesion:
+    """One finding in one place.
+
+    Args:
+        finding: any finding but "No Finding"; a name is parsed.
+        mask: (H, W) in [0, 1], 1 = lesion, not all zero; kept as a float32 copy.
+        strength: factor on the finding's guidance, above 0 and at most 4; 1 is the trained strength.
+
+    Raises:
+        FindingError: the finding is unknown or "No Finding".
+        MaskError: the mask has another shape or range or no area, or the strength is out of range.
+    """
+
+    finding: Finding
+    mask: LesionMask
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check and normalise the fields."""
+        finding = parse_finding(self.finding)
+        if finding is Finding.NO_FINDING:
+            raise FindingError(f"{finding.value!r} has no place in the image; expected a finding that can be seen.")
+        mask = _check_lesion_mask(self.mask)
+        if not mask.any():
+            raise MaskError(f"lesion mask of {finding.value} is all zero; expected some area above 0.")
+        if not 0 < self.strength <= _MAX_STRENGTH:  # NaN fails too
+            wanted = f"above 0 and at most {_MAX_STRENGTH:g}"
+            raise MaskError(f"strength of {finding.value} is {self.strength}; expected {wanted}.")
+        object.__setattr__(self, "finding", finding)
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "strength", float(self.strength))
+
+
+def _check_lesion_mask(mask: npt.NDArray[Any]) -> LesionMask:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "biuf":
+        raise MaskError(f"lesion mask is {mask.dtype} of shape {mask.shape}; expected (H, W) numbers in [0, 1].")
+    if not np.isfinite(mask).all():
+        raise MaskError("lesion mask holds NaN or infinity; expected values in [0, 1].")
+    if mask.min() < 0 or mask.max() > 1:
+        raise MaskError(f"lesion mask holds {mask.min()} to {mask.max()}; expected [0, 1]. Divide 8-bit values by 255.")
+    return mask.astype(np.float32)
+
+
+def parse_lesion(text: str, height: int, width: int) -> Lesion:
+    """Parse a lesion from the command line, such as "Pneumonia=box:40,120,90,170@0.5".
+
+    Args:
+        text: a finding, "=", then one of ``box:x0,y0,x1,y1`` (x1 and y1 exclusive), ``ellipse:cx,cy,rx,ry`` (centre
+            and radii), ``polygon:x,y,x,y,x,y,...`` (three corners or more), or the path of a painted picture;
+            "@strength" may follow. In a picture, black and transparent pixels are not lesion and the brightest
+            colour channel of the others is the mask's value, so paint on black, not on an X-ray.
+        height, width: of the organ mask, in pixels; a shape must lie inside, a picture must have this size.
+
+    Raises:
+        FindingError: the finding is unknown or "No Finding".
+        MaskError: the text has another syntax, the shape has no area or is partly outside the image, the strength
+            is out of range, or the picture is missing, unreadable, all black or of another size.
+    """
+    name, equals, place = text.partition("=")
+    if not equals or not name.strip() or not place.strip():
+        raise MaskError(f"lesion {text!r} is not understood; expected {_SYNTAX}.")
+    finding = parse_finding(name)
+    place, strength = _split_strength(place.strip())
+    kind, _, values = place.partition(":")
+    if kind == "box":
+        mask = box(*_numbers(text, values, 4), height=height, width=width)
+    elif kind == "ellipse":
+        mask = ellipse(*_numbers(text, values, 4), height=height, width=width)
+    elif kind == "polygon":
+        numbers = _numbers(text, values, None)
+        mask = polygon(list(zip(numbers[::2], numbers[1::2], strict=True)), height=height, width=width)
+    else:
+        mask = _read_paint(Path(place), height, width)
+    return Lesion(finding, mask, strength)
+
+
+def _numbers(text: str, values: str, count: int | None) -> list[float]:
+    try:
+        numbers = [float(value) for value in values.split(",")]
+    except ValueError:
+        raise MaskError(f"lesion {text!r}: {values!r} is not a list of numbers; expected {_SYNTAX}.") from None
+    if len(numbers) != (count or 2 * (len(numbers) // 2)):
+        raise MaskError(f"lesion {text!r} has {len(numbers)} numbers at {values!r}; expected {_SYNTAX}.")
+    return numbers
+
+
+def _split_strength(place: str) -> tuple[str, float]:
+    head, _, strength = place.rpartition("@")
+    try:
+        return (head, float(strength)) if head else (place, 1.0)
+    except ValueError:  # the "@" belongs to a file's name
+        return place, 1.0
+
+
+def _read_paint(path: Path, height: int, width: int) -> LesionMask:
+    if not path.exists():
+        raise MaskError(f"lesion picture {path} does not exist; expected {_SYNTAX}.")
+    try:
+        picture = open_picture(path)
+    except ImageError as error:
+        raise MaskError(str(error)) from error
+    if (picture.height, picture.width) != (height, width):
+        size = f"{picture.width} x {picture.height} (width x height)"
+        raise MaskError(f"{path} is {size}; expected {width} x {height}, the organ mask's size. Paint at that size.")
+    if picture.mode.startswith("I"):
+        return (np.asarray(picture, dtype=np.float32) / 65535).clip(0, 1)
+    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        raise MaskError(f"{path} has mode {picture.mode!r}; expected grey, indexed or RGB(A). Save it as RGB PNG.")
+    channels = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
+    # The brightest channel, not luminance: a red brush marks as much as a white one.
+    painted: LesionMask = channels[..., :3].max(axis=-1) * channels[..., 3]
+    return painted
+
+
+def box(x0: float, y0: float, x1: float, y1: float, *, height: int, width: int) -> LesionMask:
+    """Draw a box, x1 and y1 exclusive, as a (height, width) float32 mask of 0 and 1.
+
+    Raises:
+        MaskError: the box has no area or is not inside the image.
+    """
+    _check_inside("box", x0, y0, x1, y1, height, width)
+    mask = np.zeros((height, width), dtype=np.float32)
+    mask[math.ceil(y0 - 0.5) : math.ceil(y1 - 0.5), math.ceil(x0 - 0.5) : math.ceil(x1 - 0.5)] = 1
+    return _with_area(mask, "box")
+
+
+def ellipse(cx: float, cy: float, rx: float, ry: float, *, height: int, width: int) -> LesionMask:
+    """Draw an upright ellipse of centre (cx, cy) and radii (rx, ry) as a (height, width) float32 mask of 0 and 1.
+
+    Raises:
+        MaskError: the ellipse has no area or is not inside the image.
+    """
+    from skimage import draw  # late: slow to import
+
+    _check_inside("ellipse", cx - rx, cy - ry, cx + rx, cy + ry, height, width)
+    mask = np.zeros((height, width), dtype=np.float32)
+    mask[draw.ellipse(cy - 0.5, cx - 0.5, ry, rx, shape=mask.shape)] = 1
+    return _with_area(mask, "ellipse")
+
+
+def polygon(corners: Sequence[tuple[float, float]], *, height: int, width: int) -> LesionMask:
+    """Draw the polygon of these corners (x, y), closed, as a (height, width) float32 mask of 0 and 1.
+
+    Raises:
+        MaskError: the polygon has fewer than three corners or no area, or is not inside the image.
+    """
+    from skimage import draw  # late: slow to import
+
+    if len(corners) < 3:
+        raise MaskError(f"polygon has {len(corners)} corners; expected three or more, x,y each.")
+    x, y = np.array(corners, dtype=np.float64).T
+    _check_inside("polygon", x.min(), y.min(), x.max(), y.max(), height, width)
+    mask = np.zeros((height, width), dtype=np.float32)
+    # Corners on one line have no area, but would mark the pixel centres that they touch.
+    if np.linalg.matrix_rank(np.stack([x - x[0], y - y[0]])) == 2:
+        mask[draw.polygon(y - 0.5, x - 0.5, shape=mask.shape)] = 1
+    return _with_area(mask, "polygon")
+
+
+def _check_inside(shape: str, x0: float, y0: float, x1: float, y1: float, height: int, width: int) -> None:
+    extent = f"x {x0:g} to {x1:g}, y {y0:g} to {y1:g}"
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise MaskError(f"{shape} spans {extent}; expected finite numbers.")
+    if x0 >= x1 or y0 >= y1:
+        raise MaskError(f"{shape} spans {extent}: it has no area; expected x and y that grow, radii above 0.")
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        image = f"the image, which is {width} x {height} (width x height)"
+        raise MaskError(f"{shape} spans {extent}: not inside {image}. Move it or make it smaller.")
+
+
+def _with_area(mask: LesionMask, shape: str) -> LesionMask:
+    if not mask.any():
+        raise MaskError(f"{shape} has no area: it holds no pixel's centre. Make it larger.")
+    return mask
+
+
+def feather(mask: npt.NDArray[Any], radius: float) -> LesionMask:
+    """Soften the edge outwards: a cosine ramp from the mask's own value to zero.
+
+    Pixels above 0 keep their value. One at distance d <= radius from the nearest of them takes that one's value times
+    (1 + cos(pi d / (radius + 1))) / 2. All further pixels are exactly 0, so that they can be kept unchanged.
+
+    Args:
+        mask: (H, W) in [0, 1].
+        radius: pixels, 0 or more; 0 returns the mask.
+
+    Raises:
+        MaskError: the mask is not an (H, W) array in [0, 1], or the radius is negative or not finite.
+    """
+    from scipy import ndimage  # late: slow to import
+
+    mask = _check_lesion_mask(mask)
+    if not (math.isfinite(radius) and radius >= 0):
+        raise MaskError(f"feather radius is {radius}; expected 0 pixels or more.")
+    if not mask.any():
+        return mask
+    distance, (rows, columns) = ndimage.distance_transform_edt(mask == 0, return_indices=True)
+    ramp = (1 + np.cos(np.pi * np.minimum(distance, radius) / (radius + 1))) / 2
+    return np.where(distance <= radius, mask[rows, columns] * ramp, 0).astype(np.float32)
+
+
+def outside_lungs_fraction(lesion_mask: npt.NDArray[Any], organ_mask: npt.NDArray[Any]) -> float:
+    """Measure the share in [0, 1] of a lesion, weighted by its mask, that lies outside lungs and heart.
+
+    The heart counts as inside because opacities are seen behind it. The lesion must not be all zero.
+
+    Raises:
+        MaskError: a mask is not usable, or their sizes differ.
+    """
+    lesion, organs = _check_lesion_mask(lesion_mask), check_organ_mask(organ_mask)
+    if lesion.shape != organs.shape:
+        raise MaskError(f"lesion mask is {lesion.shape}, organ mask {organs.shape}; expected the same (H, W).")
+    if not lesion.any():
+        raise MaskError("lesion mask is all zero; expected some area above 0.")
+    inside = np.isin(organs, (Organ.LEFT_LUNG, Organ.RIGHT_LUNG, Organ.HEART))
+    return float(lesion[~inside].sum(dtype=np.float64) / lesion.sum(dtype=np.float64))
+
+
+def warn_if_outside_lungs(lesion: Lesion, organ_mask: npt.NDArray[Any]) -> None:
+    """Warn (``UserWarning``) when more than half of a lung finding's lesion lies outside lungs and heart.
+
+    Findings of heart, mediastinum, bones, hernias and devices are never warned about, nor is a mask without lungs.
+    Errors are those of ``outside_lungs_fraction``.
+    """
+    fraction = outside_lungs_fraction(lesion.mask, organ_mask)
+    has_lungs = np.isin(organ_mask, (Organ.LEFT_LUNG, Organ.RIGHT_LUNG)).any()
+    if lesion.finding not in _ANYWHERE and has_lungs and fraction > 0.5:
+        where = f"{fraction:.0%} of the lesion {lesion.finding.value!r} lies outside the mask's lungs and heart."
+        advice = "Check x, y and the side: the patient's right is on the left of the image."
+        warnings.warn(f"{where} {advice}", UserWarning, stacklevel=2)
+
+
+def resize_lesion_mask(mask: npt.NDArray[Any], size: int) -> LesionMask:
+    """Resize to a square by area averaging; a mask that is not square is first padded with zeros, centred.
+
+    The geometry is that of ``resize_organ_mask``. When shrinking, a pixel is the mean of the area that it
+    covers, so thin lesions fade but do not vanish.
+
+    Args:
+        mask: (H, W) in [0, 1].
+        size: pixels a side of the (size, size) float32 result in [0, 1].
+
+    Raises:
+        InputError: the size is below 1; as MaskError, the mask is not an (H, W) array in [0, 1].
+    """
+    if size < 1:
+        raise InputError(f"size is {size}; expected at least 1 pixel.")
+    square = pad_square(_check_lesion_mask(mask))
+    # Exact overlaps of new and old pixels: Pillow's box filter drops old pixels whose centre is on a new edge.
+    old, new = np.arange(len(square)), np.arange(size + 1)[:, None] * len(square) / size
+    overlap = np.clip(np.minimum(new[1:], old + 1) - np.maximum(new[:-1], old), 0, None) * size / len(square)
+    resized: LesionMask = (overlap @ square @ overlap.T).clip(0, 1).astype(np.float32)
+    return resized

@@ -1,0 +1,79 @@
+"""X-ray -> organ mask: the network, and the cleaning of what it finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from xreal.config import SegmenterConfig
+from xreal.vocabulary import Organ
+
+__all__ = ["Segmenter", "build_segmenter", "segment"]
+
+
+class Segmenter(ModelMixin, ConfigMixin):
+    """MONAI residual U-Net over the labels of ``Organ`` up to ``organs`` − 1."""
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: tuple[int, ...] = (12, 24, 48, 96, 160),
+        num_res_units: int = 2,
+        organs: int = 4,
+        sample_size: int = 256,
+    ) -> None:
+        super().__init__()
+        from monai.networks.nets.unet import UNet  # late: monai takes seconds to import
+
+        self.network = UNet(
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=organs,
+            channels=channels,
+            strides=(2,) * (len(channels) - 1),
+            num_res_units=num_res_units,
+            norm="INSTANCE",
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, organs, H, W) of images (B, 1, H, W) of any brightness and contrast."""
+        mean, deviation = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True)
+        logits: Tensor = self.network((image - mean) / (deviation + 1e-3))
+        return logits
+
+
+def build_segmenter(config: SegmenterConfig, image_size: int) -> Segmenter:
+    """Make an untrained segmenter for lungs and heart."""
+    return Segmenter(channels=config.channels, num_res_units=config.num_res_units, organs=4, sample_size=image_size)
+
+
+@torch.inference_mode()
+def segment(segmenter: Segmenter, images: Tensor) -> np.ndarray:
+    """Find the organs.
+
+    Args:
+        segmenter: trained network.
+        images: (B, 1, H, W) float32 in [0, 1], MONOCHROME2, at the network's size.
+
+    Returns:
+        Organ masks (B, H, W), uint8 ``Organ``; one piece per organ, without holes.
+    """
+    logits = torch.cat([segmenter(part.to(segmenter.device)) for part in images.split(8)])
+    labels = logits.argmax(1).to(torch.uint8).cpu().numpy()
+    return np.stack([_one_piece_per_organ(mask) for mask in labels])
+
+
+def _one_piece_per_organ(mask: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    cleaned = np.zeros_like(mask)
+    for organ in Organ:
+        pieces, count = ndimage.label(mask == organ)
+        if organ is Organ.BACKGROUND or count == 0:
+            continue
+        largest = pieces == 1 + np.argmax(ndimage.sum_labels(pieces > 0, pieces, range(1, count + 1)))
+        cleaned[ndimage.binary_fill_holes(largest) & (cleaned == 0)] = organ
+    return cleaned

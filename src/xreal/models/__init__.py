@@ -1,0 +1,1 @@
+"""Networks: pixels <-> latents, prompt -> embeddings, and the U-Net with its noise schedule."""

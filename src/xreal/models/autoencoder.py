@@ -1,0 +1,148 @@
+"""Pixels <-> latents: the KL autoencoder, and the one door between images and its tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from torch import Tensor, nn
+
+from xreal.config import AutoencoderConfig
+from xreal.models.configuration import OwnConfigMixin
+
+__all__ = ["PatchAutoencoderKL", "build_autoencoder", "decode_latents", "downsampling", "encode_image"]
+
+
+class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
+    """KL autoencoder that works on pixel patches, with a linear path beside the convolutions.
+
+    The convolutions see ``patch_size``² pixels as channels, which saves the costly full-resolution layers. The linear
+    path maps each f×f patch to its latent and back; it starts as the principal components of real patches
+    (``initialise``), so the convolutions only learn what those cannot do (residual autoencoding, arXiv 2410.10733).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        patch_size: int = 4,
+        block_out_channels: tuple[int, ...] = (64, 128),
+        layers_per_block: int = 1,
+        latent_channels: int = 4,
+        norm_num_groups: int = 16,
+        mid_block_add_attention: bool = False,
+        sample_size: int = 256,
+        scaling_factor: float = 1.0,
+    ) -> None:
+        levels = len(block_out_channels)
+        super().__init__(
+            in_channels=in_channels * patch_size**2,
+            out_channels=out_channels * patch_size**2,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            latent_channels=latent_channels,
+            norm_num_groups=norm_num_groups,
+            mid_block_add_attention=mid_block_add_attention,
+            sample_size=sample_size,
+            scaling_factor=scaling_factor,
+        )
+        # The parent registered the channels that its convolutions see; the configuration states those of an image.
+        self.register_to_config(in_channels=in_channels, out_channels=out_channels)
+        self.downsampling = patch_size * 2 ** (levels - 1)
+        patch_values = in_channels * self.downsampling**2
+        self.patch_encoder = nn.Conv2d(patch_values, latent_channels, 1)
+        self.patch_decoder = nn.Conv2d(latent_channels, patch_values, 1)
+
+    @torch.no_grad()
+    def initialise(self, images: Tensor) -> None:
+        """Set the linear path to the principal components of the patches of ``images`` and silence the convolutions.
+
+        Args:
+            images: (N, C, H, W) in [0, 1]; a few hundred are enough. Latents start with unit variance.
+        """
+        patches = F.pixel_unshuffle(images, self.downsampling).movedim(1, -1).flatten(0, -2).double()
+        mean = patches.mean(0)
+        variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+        channels = self.config.latent_channels
+        scale = variances[-channels:].flip(0).sqrt()
+        basis = directions[:, -channels:].flip(1)  # (patch_values, channels), largest variance first
+        encode = (basis / scale).T
+        self.patch_encoder.weight.copy_(encode[..., None, None])
+        self.patch_encoder.bias.copy_(-encode @ mean)
+        self.patch_decoder.weight.copy_((basis * scale)[..., None, None])
+        self.patch_decoder.bias.copy_(mean)
+        for convolution in (self.quant_conv, self.decoder.conv_out):
+            nn.init.zeros_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+        self.quant_conv.bias[channels:] = -6.0  # log variance: noise of 0.05 beside latents of unit variance
+
+    def _encode(self, image: Tensor) -> Tensor:
+        moments = super()._encode(F.pixel_unshuffle(image, self.config.patch_size))
+        mean, log_variance = moments.chunk(2, dim=1)
+        mean = mean + self.patch_encoder(F.pixel_unshuffle(image, self.downsampling))
+        return torch.cat([mean, log_variance], dim=1)
+
+    def _decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        decoded = super()._decode(latents, return_dict=False)[0]
+        image = F.pixel_shuffle(decoded, self.config.patch_size)
+        image = image + F.pixel_shuffle(self.patch_decoder(latents), self.downsampling)
+        return DecoderOutput(sample=image) if return_dict else (image,)
+
+
+def build_autoencoder(config: AutoencoderConfig, image_size: int) -> AutoencoderKL:
+    """Make an untrained autoencoder (or anatomy controller: the same network) of that shape."""
+    common = {
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_num_groups,
+        "mid_block_add_attention": config.mid_attention,
+        "sample_size": image_size,
+    }
+    if config.patch_size > 1:
+        return PatchAutoencoderKL(patch_size=config.patch_size, **common)
+    levels = len(config.block_out_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, **common
+    )
+
+
+def downsampling(autoencoder: AutoencoderKL) -> int:
+    """Return pixels per latent, f."""
+    if isinstance(autoencoder, PatchAutoencoderKL):
+        return autoencoder.downsampling
+    return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
+
+
+def encode_image(autoencoder: AutoencoderKL, image: Tensor, generators: list[torch.Generator] | None = None) -> Tensor:
+    """Encode images to scaled latents.
+
+    Args:
+        autoencoder: any diffusers KL autoencoder whose pixels lie in [0, 1].
+        image: (B, 1, H, W) in [0, 1]; repeated for a network of three channels.
+        generators: one per image to sample the posterior as the paper does; ``None`` takes its mode.
+
+    Returns:
+        latents (B, c, H / f, W / f), × the autoencoder's scaling factor.
+    """
+    pixels = image.to(autoencoder.dtype).expand(-1, autoencoder.config.in_channels, -1, -1)
+    posterior = autoencoder.encode(pixels).latent_dist
+    if generators is None:
+        latents = posterior.mode()
+    else:
+        noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=g) for g in generators])
+        latents = posterior.mean + posterior.std * noise.to(posterior.mean)
+    return latents * autoencoder.config.scaling_factor
+
+
+def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode scaled latents (B, c, h, w) to float32 images (B, 1, H, W), clamped to [0, 1]; channels are averaged."""
+    pixels = autoencoder.decode((latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)).sample
+    return pixels.float().mean(1, keepdim=True).clamp(0, 1)

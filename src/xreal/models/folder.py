@@ -1,0 +1,156 @@
+"""A model folder: a diffusers pipeline folder whose components are opened strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xreal.errors import ModelError
+
+__all__ = [
+    "BUNDLED",
+    "REQUIRED",
+    "load_component",
+    "read_class",
+    "read_index",
+    "resolve_folder",
+    "weights_hash",
+    "write_index",
+]
+
+_WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+BUNDLED = ("cxr-256",)
+
+# Class name in model_index.json -> module that defines it. Nothing else is imported, whatever a folder says.
+_CLASSES = {
+    "AutoencoderKL": "diffusers",
+    "PatchAutoencoderKL": "xreal.models.autoencoder",
+    "UNet2DConditionModel": "diffusers",
+    "PatchUNet2DConditionModel": "xreal.models.backbone",
+    "LDMBertModel": "diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion",
+    "CLIPTextModel": "transformers",
+    "BertModel": "transformers",
+    "PreTrainedTokenizerFast": "transformers",
+    "TokenizersBackend": "transformers",
+    "BertTokenizer": "transformers",
+    "BertTokenizerFast": "transformers",
+    "CLIPTokenizer": "transformers",
+    "CLIPTokenizerFast": "transformers",
+    "DDIMScheduler": "diffusers",
+    "PNDMScheduler": "diffusers",
+    "DDPMScheduler": "diffusers",
+    "Segmenter": "xreal.masks.segmenter",
+}
+
+REQUIRED = frozenset({"vae", "text_encoder", "tokenizer", "unet", "scheduler"})
+
+# Component -> file and key in which its class is written.
+_SELF_DESCRIPTIONS = {
+    "vae": ("config.json", "_class_name"),
+    "text_encoder": ("config.json", "architectures"),
+    "tokenizer": ("tokenizer_config.json", "tokenizer_class"),
+    "unet": ("config.json", "_class_name"),
+    "scheduler": ("scheduler_config.json", "_class_name"),
+    "anatomy_controller": ("config.json", "_class_name"),
+    "segmenter": ("config.json", "_class_name"),
+}
+
+
+def resolve_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a bundled model by its name, or a folder given by its path.
+
+    Raises:
+        ModelError: neither.
+    """
+    if str(name_or_path) in BUNDLED:
+        return _WEIGHTS / str(name_or_path)
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        raise ModelError(f"{name_or_path} is neither a folder nor a bundled model ({', '.join(BUNDLED)})")
+    return folder
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Read which class each component of the folder has.
+
+    Raises:
+        ModelError: ``model_index.json`` is missing or unreadable.
+    """
+    path = folder / "model_index.json"
+    try:
+        index = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} is no model folder: {path.name} cannot be read ({error})") from error
+    return {key: value[1] for key, value in index.items() if isinstance(value, list) and value[1] is not None}
+
+
+def read_class(folder: Path, name: str) -> str:
+    """Read from a component's own configuration which class it has.
+
+    Raises:
+        ModelError: the configuration is missing or says nothing.
+    """
+    file, key = _SELF_DESCRIPTIONS[name]
+    try:
+        value = json.loads((folder / name / file).read_text())[key]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder / name / file} does not say which class {name} has ({error!r})") from error
+    return str(value[0] if isinstance(value, list) else value)
+
+
+def write_index(folder: Path) -> bool:
+    """Write ``model_index.json`` once every needed component is there, from what the components say of themselves.
+
+    Returns:
+        Whether the folder is complete.
+    """
+    index: dict[str, Any] = {"_class_name": "XRealPipeline"}
+    for name in _SELF_DESCRIPTIONS:
+        if (folder / name).is_dir():
+            class_name = read_class(folder, name)
+            index[name] = [_CLASSES[class_name].split(".")[0], class_name]
+    complete = index.keys() >= REQUIRED
+    if complete:
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return complete
+
+
+def load_component(folder: Path, name: str, class_name: str) -> Any:
+    """Open one component.
+
+    Raises:
+        ModelError: unknown class, missing or truncated files, weights of another shape or missing weights.
+    """
+    if class_name not in _CLASSES:
+        raise ModelError(f"{folder}: component {name} has class {class_name}; expected one of {', '.join(_CLASSES)}")
+    place = folder / name
+    if not place.is_dir():
+        raise ModelError(f"{folder} is incomplete: folder {name} is missing")
+    cls = getattr(importlib.import_module(_CLASSES[class_name]), class_name)
+    is_network = issubclass(cls, torch.nn.Module)
+    if is_network and not any(place.glob("*.safetensors")):
+        raise ModelError(f"{folder} is incomplete: {name} holds no .safetensors weights")
+    try:
+        if not is_network:
+            return cls.from_pretrained(place)
+        loaded, report = cls.from_pretrained(place, output_loading_info=True, local_files_only=True)
+    except Exception as error:  # each library has its own errors for broken files
+        raise ModelError(f"{place} cannot be opened: {error}") from error
+    wrong = [f"{kind}: {', '.join(map(str, keys))}" for kind, keys in report.items() if keys]
+    if wrong:
+        raise ModelError(f"{place} does not fit {class_name}; {'; '.join(wrong)}")
+    return loaded.float().eval()
+
+
+def weights_hash(folder: Path) -> str:
+    """Return the SHA-256 of all weights of a model folder, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""Prompt -> embeddings: WordPiece tokens through a BERT-style transformer that is trained with the backbone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xreal.config import TextEncoderConfig
+from xreal.vocabulary import prompt_words
+
+__all__ = ["build_text_encoder", "build_tokenizer", "encode_prompts", "tokenize"]
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # BERT's; they take the first numbers, padding is 0
+
+
+def build_tokenizer(config: TextEncoderConfig) -> PreTrainedTokenizerFast:
+    """Train an uncased WordPiece tokenizer on the words of prompts; letters keep any other word apart from [UNK]."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list(",.-")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size, special_tokens=list(_SPECIAL), initial_alphabet=letters, show_progress=False
+    )
+    pairs = (", ".join(pair) for pair in itertools.permutations(prompt_words(), 2))
+    tokenizer.train_from_iterator(itertools.chain(pairs, letters), trainer)
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", _SPECIAL.index("[SEP]")), ("[CLS]", _SPECIAL.index("[CLS]"))
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=config.max_length,
+    )
+
+
+def build_text_encoder(config: TextEncoderConfig) -> LDMBertModel:
+    """Make an untrained text encoder of the paper's design (pre-norm, learnt positions, no padding mask)."""
+    return LDMBertModel(
+        LDMBertConfig(
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_length,
+            encoder_layers=config.layers,
+            encoder_ffn_dim=4 * config.width,
+            encoder_attention_heads=config.heads,
+            head_dim=64 if config.width >= 256 else config.width // config.heads,
+            d_model=config.width,
+        )
+    )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
+    """Return token numbers (B, L), int64, always padded to the full length."""
+    length = tokenizer.model_max_length
+    encoded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    ids: Tensor = encoded.input_ids
+    return ids
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, text_encoder: nn.Module, prompts: Sequence[str], device: torch.device
+) -> Tensor:
+    """Return prompt embeddings (B, L, d)."""
+    embeds: Tensor = text_encoder(tokenize(tokenizer, prompts).to(device), return_dict=False)[0]
+    return embeds

@@ -1,0 +1,346 @@
+"""XRealPipeline: organ mask, findings and lesion masks in; chest X-rays out.
+
+| paper | here |
+|---|---|
+| E_G, D_G | ``vae`` |
+| E_v, D_v | ``anatomy_controller`` |
+| τ | ``tokenizer``, ``text_encoder`` |
+| ε_θ | ``unet`` |
+| m_a, m_p | ``organ_mask``, ``Lesion.mask`` |
+| x̂ | ``priors`` |
+| x_a, x_p | ``healthy``, ``images`` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, draw_prior
+from xreal.control.blending import Keep, StepNoise
+from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
+from xreal.control.solvers import build_solver
+from xreal.errors import InputError, MaskError, ModelError
+from xreal.masks.lesions import Lesion, feather, resize_lesion_mask, warn_if_outside_lungs
+from xreal.masks.organs import check_organ_mask, resize_organ_mask
+from xreal.models.autoencoder import decode_latents, downsampling, encode_image
+from xreal.models.folder import REQUIRED, load_component, read_index, resolve_folder
+from xreal.models.text_encoder import encode_prompts
+
+__all__ = ["Mode", "XRealPipeline", "XRealPipelineOutput"]
+
+Mode = Literal["regional", "two-pass"]
+
+# Solver, steps and DDIM's η of each mode where the caller does not say: two-pass is the authors' procedure.
+_DEFAULTS: dict[str, tuple[str, int, float]] = {"regional": ("dpm++", 30, 0.0), "two-pass": ("ddim", 100, 1.0)}
+FEATHER_PIXELS = 6.0  # soft edge of the exact composite, a bit under one latent (8 pixels)
+
+
+@dataclass
+class XRealPipelineOutput(BaseOutput):
+    """What a call returns; B images of H×W pixels.
+
+    Attributes:
+        images: (B, H, W) float32 in [0, 1], MONOCHROME2.
+        healthy: the same X-rays without their lesions, (B, H, W) float32; None where no image has a lesion.
+        priors: what the Anatomy Controller drew, (B, H, W) float32; None without organ mask.
+        organ_masks: (B, H, W) uint8 ``Organ`` as used; None without organ mask.
+        lesion_masks: per image (K, H, W) float32 in [0, 1] as used.
+        seeds: one per image.
+        settings: everything else that is needed to draw the images again.
+    """
+
+    images: np.ndarray
+    healthy: np.ndarray | None
+    priors: np.ndarray | None
+    organ_masks: np.ndarray | None
+    lesion_masks: list[np.ndarray]
+    seeds: list[int]
+    settings: dict[str, Any]
+
+
+class XRealPipeline(DiffusionPipeline):
+    """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240)."""
+
+    _optional_components = ["anatomy_controller", "segmenter"]  # noqa: RUF012 (diffusers' own way)
+    model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        anatomy_controller: Any = None,
+        segmenter: Any = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            anatomy_controller=anatomy_controller,
+            segmenter=segmenter,
+        )
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> XRealPipeline:
+        """Open a bundled model by name, or a model folder.
+
+        Raises:
+            ModelError: no such folder, a component is missing, truncated or of another shape.
+        """
+        folder = resolve_folder(name_or_path)
+        index = read_index(folder)
+        if missing := sorted(REQUIRED - index.keys()):
+            raise ModelError(f"{folder}/model_index.json names no {', '.join(missing)}")
+        parts = REQUIRED | (index.keys() & set(cls._optional_components))
+        return cls(**{name: load_component(folder, name, index[name]) for name in sorted(parts)})
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return int(self.vae.config.sample_size)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        organ_mask: np.ndarray | None = None,
+        lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]] = (),
+        seeds: Sequence[int] = (0,),
+        *,
+        prompt: str = "",
+        mode: Mode = "regional",
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance: float = 7.0,
+        eta: float | None = None,
+        anatomy: AnatomyBlend | None = None,
+        exact: bool = False,
+    ) -> XRealPipelineOutput:
+        """Draw one chest X-ray per seed.
+
+        Args:
+            organ_mask: ``Organ`` labels, (H, W) for all images or (B, H, W); any size, padded to a square and brought
+                to the model's by nearest neighbour. None: the model chooses the anatomy (plain text-to-image).
+            lesions: of all images, or one sequence per image; masks of the organ mask's size.
+            seeds: one per image, ≥ 0. Image i depends on its own seed alone, not on the batch.
+            prompt: of the X-ray without its lesions; "" as in the paper.
+            mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
+                procedure: a healthy X-ray first, the lesions into it afterwards.
+            solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
+            steps: of the solver, for each pass; default 30, for two-pass 100.
+            guidance: w; each lesion's own strength multiplies it.
+            eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
+            anatomy: how the organ mask's prior is blended in; default the paper's.
+            exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
+
+        Raises:
+            InputError: a setting is out of range; MaskError, FindingError: a mask or a lesion is not usable.
+            ModelError: the model has no Anatomy Controller but an organ mask was given.
+        """
+        # 1. Check everything before anything is computed.
+        if mode not in _DEFAULTS:
+            raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(_DEFAULTS)}")
+        default_solver, default_steps, default_eta = _DEFAULTS[mode]
+        solver_name = solver or default_solver
+        steps = default_steps if steps is None else steps
+        eta = (default_eta if solver_name == "ddim" else 0.0) if eta is None else eta
+        blend = anatomy or AnatomyBlend()
+        seeds = _check_settings(seeds, guidance, eta, solver_name)
+        organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
+        per_image = _lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
+        engine = build_solver(solver_name, self.scheduler, steps)
+        device = self.unet.device
+
+        # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
+        base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
+        findings = self._encode_lesions(per_image, guidance, binary=mode == "two-pass")
+
+        # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
+        renew = solver_name == "ddim" and eta > 0
+        latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
+        noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
+        priors, keep = None, None
+        if organs is not None:
+            priors = draw_prior(self.anatomy_controller, organs)  # (B, 1, H, W)
+            reference = encode_image(self.vae, priors, noise.generators)  # (B, c, h, w)
+            keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
+            keep = Keep(reference, keep_mask, blend.active_steps(steps))
+
+        # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
+        together = findings if mode == "regional" else None
+        healthy_latents, latents = self._draw(engine, noise, keep, base, together, eta)
+        healthy = decode_latents(self.vae, healthy_latents)  # (B, 1, H, W)
+        if findings is None:
+            images = healthy
+        elif mode == "regional":
+            images = decode_latents(self.vae, latents)
+        else:
+            reference = encode_image(self.vae, healthy, noise.generators)
+            engine = build_solver(solver_name, self.scheduler, steps)
+            images = decode_latents(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
+
+        # 5. Composite, and hand over.
+        masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
+        pictures, twins = images[:, 0].cpu().numpy(), healthy[:, 0].cpu().numpy()
+        if exact and findings is not None:
+            pictures = np.stack([_composite(*triple) for triple in zip(pictures, twins, per_image, strict=True)])
+        return XRealPipelineOutput(
+            images=pictures,
+            healthy=None if findings is None else twins,
+            priors=None if priors is None else priors[:, 0].cpu().numpy(),
+            organ_masks=None if organs is None else organs.numpy(),
+            lesion_masks=masks,
+            seeds=seeds,
+            settings={
+                "mode": mode,
+                "solver": solver_name,
+                "steps": steps,
+                "guidance": guidance,
+                "eta": eta,
+                "prompt": prompt,
+                "exact": exact,
+                "anatomy": asdict(blend),
+            },
+        )
+
+    @property
+    def _latent_size(self) -> tuple[int, int]:
+        side = self.image_size // downsampling(self.vae)
+        return side, side
+
+    def _draw(
+        self, solver: Any, noise: StepNoise, keep: Keep | None, base: Tensor, lesions: LatentLesions | None, eta: float
+    ) -> tuple[Tensor, Tensor]:
+        """Run one trajectory: latents of the healthy X-rays and, beside them, of those with lesions."""
+        batch = len(noise.start)
+        tracks = 1 if lesions is None else 2
+        latents = noise.start.repeat(tracks, 1, 1, 1) * solver.init_noise_sigma  # (tracks · B, c, h, w)
+        for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
+            if keep is not None and index < keep.steps:
+                latents = keep.repeat(tracks).blend(
+                    latents, noise.for_reference().repeat(tracks, 1, 1, 1), solver, timestep
+                )
+            prediction = self._predict(solver, latents, timestep, base, lesions, first=batch * (tracks - 1))
+            latents = _step(solver, prediction, timestep, latents, noise, eta)
+            if lesions is not None:
+                healthy, changed = latents.chunk(2)
+                latents = torch.cat([healthy, torch.lerp(healthy, changed, lesions.union(batch))])
+        return latents[:batch], latents[-batch:]
+
+    def _inpaint(
+        self, solver: Any, noise: StepNoise, reference: Tensor, base: Tensor, lesions: LatentLesions, eta: float
+    ) -> Tensor:
+        """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
+        keep = Keep(reference, 1 - lesions.union(len(reference)), len(solver.timesteps))
+        noise.restart()
+        latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
+        for timestep in self.progress_bar(solver.timesteps):
+            latents = keep.blend(latents, noise.for_reference(), solver, timestep)
+            prediction = self._predict(solver, latents, timestep, base, lesions, first=0)
+            latents = _step(solver, prediction, timestep, latents, noise, eta)
+        return torch.lerp(latents, reference, keep.mask)  # the last blend takes the clean reference
+
+    def _predict(
+        self, solver: Any, latents: Tensor, timestep: Tensor, base: Tensor, lesions: LatentLesions | None, first: int
+    ) -> Tensor:
+        """Call the U-Net once for all prompts; image i of the lesions is ``latents[first + i]``."""
+        latents = solver.scale_model_input(latents, timestep)
+        count = len(latents)
+        if lesions is None:
+            return self.unet(latents, timestep, base.expand(count, -1, -1)).sample
+        owners = lesions.owners + first
+        embeds = torch.cat([base.expand(count, -1, -1), lesions.embeds])
+        predictions = self.unet(torch.cat([latents, latents[owners]]), timestep, embeds).sample
+        return regional_guidance(predictions[:count], predictions[count:], lesions.masks, lesions.scales, owners)
+
+    def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
+        lesions = [lesion for own in per_image for lesion in own]
+        if not lesions:
+            return None
+        device = self.unet.device
+        prompts = sorted({lesion.finding.value for lesion in lesions})
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
+        masks = torch.from_numpy(np.stack([lesion.mask for lesion in lesions])).to(device)
+        return LatentLesions(
+            embeds=embeds[[prompts.index(lesion.finding.value) for lesion in lesions]],
+            masks=lesions_to_latents(masks, self._latent_size, binary),
+            scales=torch.tensor([guidance * lesion.strength for lesion in lesions], device=device),
+            owners=torch.tensor([i for i, own in enumerate(per_image) for _ in own], device=device),
+        )
+
+    def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:
+        if organ_mask is None:
+            return None
+        if self.anatomy_controller is None:
+            raise ModelError("this model has no anatomy_controller; train one with `xreal train anatomy`")
+        stack = organ_mask if np.ndim(organ_mask) == 3 else [organ_mask]
+        if len(stack) not in (1, batch):
+            raise InputError(f"{len(stack)} organ masks for {batch} seeds; give one mask, or one per seed")
+        masks = [resize_organ_mask(check_organ_mask(mask), self.image_size) for mask in stack]
+        return torch.from_numpy(np.stack(masks * batch if len(masks) == 1 else masks))
+
+
+def _step(solver: Any, prediction: Tensor, timestep: Tensor, latents: Tensor, noise: StepNoise, eta: float) -> Tensor:
+    """Take the solver's step; DDIM with η > 0 adds each image's own noise, the same in both tracks."""
+    if eta == 0:
+        return solver.step(prediction, timestep, latents).prev_sample
+    drawn = noise.draw()
+    drawn = drawn.repeat(len(latents) // len(drawn), 1, 1, 1)
+    return solver.step(prediction, timestep, latents, eta=eta, variance_noise=drawn).prev_sample
+
+
+def _check_settings(seeds: Sequence[int], guidance: float, eta: float, solver: str) -> list[int]:
+    if not seeds:
+        raise InputError("no seeds; give one per image")
+    if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
+        raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
+    if not 0 <= guidance < float("inf"):
+        raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
+    if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
+        raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
+    return [int(seed) for seed in seeds]
+
+
+def _lesions_per_image(
+    lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]], organ_mask: np.ndarray | None, batch: int, image_size: int
+) -> list[list[Lesion]]:
+    """Give each image its own lesions, at the model's size."""
+    given: list[Any] = list(lesions)
+    per_image: list[list[Lesion]]
+    if all(isinstance(lesion, Lesion) for lesion in given):
+        per_image = [given] * batch
+    elif len(given) == batch and not any(isinstance(lesion, Lesion) for lesion in given):
+        per_image = [list(own) for own in given]
+    else:
+        raise InputError(f"lesions: expected a list of Lesion, or one list of Lesion for each of the {batch} seeds")
+    if organ_mask is not None:
+        masks = [organ_mask] * batch if np.ndim(organ_mask) == 2 else list(organ_mask)
+        for mask, own in zip(masks * (batch // len(masks)), per_image, strict=True):
+            for lesion in own:
+                if lesion.mask.shape != mask.shape:
+                    raise MaskError(
+                        f"lesion mask is {lesion.mask.shape}, organ mask {mask.shape}; expected the same size"
+                    )
+                warn_if_outside_lungs(lesion, mask)
+    return [[replace(lesion, mask=resize_lesion_mask(lesion.mask, image_size)) for lesion in own] for own in per_image]
+
+
+def _composite(image: np.ndarray, healthy: np.ndarray, lesions: list[Lesion]) -> np.ndarray:
+    """Take pixels beyond the feathered lesions from the healthy twin, bit for bit."""
+    if not lesions:
+        return healthy
+    weight = np.max([feather(lesion.mask, FEATHER_PIXELS) for lesion in lesions], axis=0)
+    return np.where(weight > 0, healthy + weight * (image - healthy), healthy)

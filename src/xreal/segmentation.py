@@ -1,0 +1,68 @@
+"""Organ masks of X-ray files, and of X-rays that are being prepared for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xreal.errors import ImageError, ModelError
+from xreal.images import fit_square, prepare_output_folder, read_image
+from xreal.masks.organs import implausible, write_organ_mask
+from xreal.masks.segmenter import Segmenter, segment
+from xreal.models.folder import load_component, resolve_folder
+
+__all__ = ["load_segmenter", "mask_provider", "segment_files"]
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+
+
+def load_segmenter(model: str) -> Segmenter:
+    """Open the segmenter of a bundled model or model folder.
+
+    Raises:
+        ModelError: it has none.
+    """
+    folder = resolve_folder(model)
+    if not (folder / "segmenter").is_dir():
+        raise ModelError(f"{folder} holds no segmenter/; train one with `xreal train segmenter`")
+    segmenter: Segmenter = load_component(folder, "segmenter", "Segmenter")
+    return segmenter
+
+
+def mask_provider(model: str) -> Callable[[np.ndarray], np.ndarray | None]:
+    """Return a function image (H, W) -> organ mask, or None where the mask found is implausible."""
+    segmenter = load_segmenter(model)
+
+    def provide(image: np.ndarray) -> np.ndarray | None:
+        mask: np.ndarray = segment(segmenter, torch.from_numpy(image)[None, None])[0]
+        return None if implausible(mask) else mask
+
+    return provide
+
+
+def segment_files(source: Path, out: Path, model: str) -> Iterator[tuple[Path, list[str]]]:
+    """Segment an X-ray or all X-rays of a folder and write the masks, at the model's size.
+
+    Yields:
+        Where each mask was written, and what is implausible about it.
+
+    Raises:
+        ImageError: nothing to read.
+    """
+    single = source.is_file()
+    paths = [source] if single else sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise ImageError(f"{source} is no picture and no folder of pictures ({', '.join(sorted(_SUFFIXES))})")
+    images = read_image(source) if single else None  # an unreadable file is reported before weights are loaded
+    if not single:
+        prepare_output_folder(out, overwrite=True)
+    segmenter = load_segmenter(model)
+    for path in paths:
+        image = fit_square(read_image(path) if images is None else images, segmenter.config.sample_size)
+        mask = segment(segmenter, torch.from_numpy(image)[None, None])[0]
+        target = out if single else out / f"{path.stem}.png"
+        write_organ_mask(target, mask)
+        yield target, implausible(mask)

@@ -1,0 +1,164 @@
+"""From masks to files: draw, check how well the mask is obeyed, redraw, write with provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import xreal
+from xreal.images import write_image, write_json
+from xreal.masks.lesions import Lesion
+from xreal.masks.organs import dice_per_organ
+from xreal.masks.segmenter import segment
+from xreal.pipeline import XRealPipeline
+from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
+
+__all__ = ["Drawn", "conformance", "draw", "write_contact_sheet", "write_drawn"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One finished image.
+
+    Attributes:
+        image: (H, W) float32 in [0, 1].
+        healthy: its twin without lesions, or None.
+        prior: what the Anatomy Controller drew, or None.
+        organ_mask: (H, W) uint8 as used, or None.
+        lesion_masks: (K, H, W) float32 as used.
+        record: seed, settings, conformance: what the JSON file holds.
+    """
+
+    image: np.ndarray
+    healthy: np.ndarray | None
+    prior: np.ndarray | None
+    organ_mask: np.ndarray | None
+    lesion_masks: np.ndarray
+    record: dict[str, Any]
+
+
+def conformance(pipeline: XRealPipeline, images: np.ndarray, organ_masks: np.ndarray) -> list[dict[str, float]]:
+    """Measure per image the Dice of each requested organ with the same organ found in the image.
+
+    Args:
+        pipeline: its segmenter is used.
+        images: (B, H, W) float32 in [0, 1].
+        organ_masks: requested, (B, H, W) uint8.
+    """
+    found = segment(pipeline.segmenter, torch.from_numpy(images)[:, None])
+    return [
+        {organ: round(value, 4) for organ, value in dice_per_organ(wanted, seen).items()}
+        for wanted, seen in zip(organ_masks, found, strict=True)
+    ]
+
+
+def draw(
+    pipeline: XRealPipeline,
+    organ_mask: np.ndarray | None,
+    lesions: Sequence[Lesion],
+    seeds: Sequence[int],
+    min_dice: float = 0.0,
+    retries: int = 0,
+    **settings: Any,
+) -> list[Drawn]:
+    """Draw one batch, redrawing with other seeds what does not obey its organ mask.
+
+    Args:
+        pipeline: the model.
+        organ_mask: (H, W) ``Organ`` labels or None.
+        lesions: of all images.
+        seeds: one per image; the n-th retry of an image takes its seed + n × the number of seeds.
+        min_dice: every requested organ must reach it.
+        retries: how often an image may be redrawn; the best of all tries is kept.
+        settings: further arguments of the pipeline.
+    """
+    best: dict[int, Drawn] = {}
+    waiting = list(range(len(seeds)))
+    for attempt in range(retries + 1):
+        tried = [seeds[i] + attempt * len(seeds) for i in waiting]
+        for index, drawn in zip(waiting, _draw_once(pipeline, organ_mask, lesions, tried, settings), strict=True):
+            drawn.record["attempts"] = attempt + 1
+            if index not in best or _worst(drawn) > _worst(best[index]):
+                best[index] = drawn
+        waiting = [i for i in waiting if _worst(best[i]) < min_dice]
+        if not waiting:
+            break
+    for i, drawn in best.items():
+        drawn.record["accepted"] = i not in waiting
+    return [best[i] for i in range(len(seeds))]
+
+
+def _worst(drawn: Drawn) -> float:
+    return min(drawn.record["conformance"].values(), default=1.0)
+
+
+def _draw_once(
+    pipeline: XRealPipeline,
+    organ_mask: np.ndarray | None,
+    lesions: Sequence[Lesion],
+    seeds: Sequence[int],
+    settings: dict[str, Any],
+) -> list[Drawn]:
+    output = pipeline(organ_mask, lesions, seeds, **settings)
+    dice: list[dict[str, float]] = [{} for _ in seeds]
+    if output.organ_masks is not None and pipeline.segmenter is not None:
+        dice = conformance(pipeline, output.images, output.organ_masks)
+    findings = [{"finding": lesion.finding.value, "strength": lesion.strength} for lesion in lesions]
+    return [
+        Drawn(
+            image=output.images[i],
+            healthy=None if output.healthy is None else output.healthy[i],
+            prior=None if output.priors is None else output.priors[i],
+            organ_mask=None if output.organ_masks is None else output.organ_masks[i],
+            lesion_masks=output.lesion_masks[i],
+            record={"seed": seed, "lesions": findings, **output.settings, "conformance": dice[i]},
+        )
+        for i, seed in enumerate(output.seeds)
+    ]
+
+
+def write_drawn(out: Path, first: int, drawn: Sequence[Drawn], provenance: dict[str, Any]) -> None:
+    """Write ``0000.png``, ``0000-healthy.png`` (with lesions) and ``0000.json``, counting from ``first``.
+
+    Args:
+        out: folder that exists.
+        first: number of the first image.
+        drawn: images.
+        provenance: what all images share, such as the weights' hash and the inputs' names.
+    """
+    for number, one in enumerate(drawn, first):
+        record = {"xreal": xreal.__version__, **provenance, **one.record}
+        text = {"xreal:seed": str(record["seed"]), "xreal:weights": str(record.get("weights", ""))}
+        write_image(out / f"{number:04d}.png", one.image, text)
+        if one.healthy is not None:
+            write_image(out / f"{number:04d}-healthy.png", one.healthy, text)
+        write_json(out / f"{number:04d}.json", record)
+
+
+def _sheet_row(one: Drawn) -> list[np.ndarray]:
+    """Return the pictures of one row: organ mask, lesion mask, prior, generated, healthy twin, difference."""
+    row = []
+    if one.organ_mask is not None and one.prior is not None:
+        row += [colour_labels(one.organ_mask), one.prior]
+    if one.healthy is not None:
+        union = one.lesion_masks.max(axis=0)
+        row += [overlay(one.healthy, union), one.image, one.healthy, signed_difference(one.image, one.healthy)]
+    else:
+        row.append(one.image)
+    return row
+
+
+def _sheet_titles(one: Drawn) -> list[str]:
+    """Return the titles over ``_sheet_row``."""
+    titles = ["organ mask", "prior"] if one.organ_mask is not None else []
+    return titles + (["lesion", "generated", "healthy", "difference x2"] if one.healthy is not None else ["generated"])
+
+
+def write_contact_sheet(path: Path, drawn: Sequence[Drawn]) -> None:
+    """Write one row per image."""
+    write_sheet(path, [_sheet_row(one) for one in drawn], _sheet_titles(drawn[0]))

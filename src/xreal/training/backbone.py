@@ -1,0 +1,146 @@
+"""Stage: the text-to-image latent diffusion model, on latents encoded once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xreal.config import Preset
+from xreal.data.augment import random_affine
+from xreal.data.contract import collate
+from xreal.data.prepared import PreparedDataset
+from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
+from xreal.models.precision import default_device
+from xreal.models.text_encoder import build_text_encoder, build_tokenizer, tokenize
+from xreal.training.stage import Loss, Stage
+from xreal.vocabulary import Finding
+
+__all__ = ["BackboneStage", "balanced_weights"]
+
+_SHEET_PROMPTS = ("", "No Finding", "No Finding, PA view, female", "Pneumonia", "Pneumonia, AP view", "Edema, AP view")
+
+
+def balanced_weights(findings: Sequence[tuple[Finding, ...]], power: float = 0.5, fewest: int = 25) -> Tensor:
+    """Weigh samples by their rarest finding, count^−power, so that rare findings come more often but not endlessly.
+
+    Args:
+        findings: of each sample.
+        power: 0 leaves the data as they are, 1 makes all findings equally frequent.
+        fewest: findings rarer than this are treated as if there were so many: a few images are not repeated without
+            end.
+    """
+    counts = Counter(finding for names in findings for finding in names)
+    rarest = [min((counts[name] for name in names), default=len(findings)) for names in findings]
+    return torch.tensor([max(count, fewest) for count in rarest], dtype=torch.float32).pow(-power)
+
+
+class BackboneStage(Stage):
+    """Noise-prediction loss on cached latents of real X-rays and on their prompts."""
+
+    name = "backbone"
+
+    def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL, cache: Path) -> None:
+        """Encode the data, or read what an earlier start of the same run encoded.
+
+        Args:
+            preset: sizes.
+            data: prepared folders.
+            autoencoder: trained, its ``scaling_factor`` set.
+            cache: folder for the encoded latents; augmented copies are shifted, scaled and turned a little.
+        """
+        super().__init__(preset)
+        self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
+        train_data, validation = PreparedDataset(data, "train"), PreparedDataset(data, "val")
+        cache.mkdir(parents=True, exist_ok=True)
+        self.latents = self._encode(
+            train_data, cache / "train.safetensors", 1 + self.config.augmented_copies
+        )  # (N, copies, c, h, w)
+        self.validation_latents = self._encode(validation, cache / "val.safetensors", 1)[:, 0]
+        torch.manual_seed(self.config.seed)
+        self.tokenizer = build_tokenizer(preset.text_encoder)
+        self.scheduler = build_scheduler(preset.backbone)
+        self.input_ids = tokenize(self.tokenizer, train_data.prompts)
+        self.validation_ids = tokenize(self.tokenizer, validation.prompts)
+        self.unprompted_ids = tokenize(self.tokenizer, [""])
+        self.networks = {"backbone": Backbone(build_unet(preset), build_text_encoder(preset.text_encoder))}
+        self.sampling_weights = balanced_weights(train_data.findings)
+
+    @torch.no_grad()
+    def _encode(self, data: PreparedDataset, path: Path, copies: int) -> Tensor:
+        if path.exists():
+            latents = load_file(path)["latents"]
+            if len(latents) == len(data):
+                return latents.float()
+        generator = torch.Generator().manual_seed(0)
+        parts = []
+        for start in range(0, len(data), 16):
+            image = collate([data[i] for i in range(start, min(start + 16, len(data)))]).image
+            versions = [image] + [random_affine(image, generator)[0] for _ in range(copies - 1)]
+            parts.append(
+                torch.stack([encode_image(self.autoencoder, v.to(self.autoencoder.device)) for v in versions], 1).cpu()
+            )
+        latents = torch.cat(parts)
+        save_file({"latents": latents.half()}, path)
+        return latents
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return latents (B, c, h, w) and token numbers (B, L), some of them those of the empty prompt."""
+        copies = torch.randint(0, self.latents.shape[1], (len(indices),), generator=generator)
+        ids = self.input_ids[list(indices)]
+        dropped = torch.rand(len(indices), 1, generator=generator) < self.preset.backbone.prompt_dropout
+        return self.latents[list(indices), copies], torch.where(dropped, self.unprompted_ids, ids)
+
+    def losses(self, batch: tuple[Tensor, Tensor], step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """Yield the weighted squared error at random noise levels."""
+        error = self._error(*batch, generator)
+        yield Loss("backbone", error, {"loss": error.item()})
+
+    def _error(self, latents: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+        device = next(self.network.parameters()).device
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        # One timestep per stratum: the same spread of noise levels in every batch.
+        strata = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
+        timesteps = (strata / len(latents) * 1000).long().to(device)
+        latents = latents.to(device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        target = training_target(self.scheduler, latents, noise, timesteps)
+        prediction = self.networks["backbone"](noisy, timesteps, ids.to(device)).float()
+        weight = loss_weight(self.scheduler, timesteps, self.preset.backbone.min_snr_gamma)
+        return ((prediction - target).square().mean((1, 2, 3)) * weight).mean()
+
+    def validate(self) -> dict[str, float]:
+        """Return the loss on validation images with fixed noise."""
+        generator = torch.Generator().manual_seed(1)
+        pairs = zip(self.validation_latents.split(32), self.validation_ids.split(32), strict=True)
+        errors = [(self._error(latents, ids, generator).item(), len(latents)) for latents, ids in pairs]
+        return {"validation_loss": float(np.average([e for e, _ in errors], weights=[n for _, n in errors]))}
+
+    def sheet(self) -> list[list[np.ndarray]]:
+        """Draw a few prompts with 20 unguided DPM-Solver++ steps, each prompt twice."""
+        device = next(self.network.parameters()).device
+        solver = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
+        solver.set_timesteps(20, device=device)
+        ids = tokenize(self.tokenizer, _SHEET_PROMPTS * 2).to(device)
+        shape = (len(ids), *self.validation_latents.shape[1:])
+        latents = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(device)
+        for timestep in solver.timesteps:
+            prediction = self.network(latents, timestep.expand(len(ids)), ids)
+            latents = solver.step(prediction, timestep, latents).prev_sample
+        images = [image[0].cpu().numpy() for image in decode_latents(self.autoencoder, latents)]
+        return [images[: len(_SHEET_PROMPTS)], images[len(_SHEET_PROMPTS) :]]
+
+    def export(self, folder: Path) -> None:
+        """Write ``unet/``, ``text_encoder/``, ``tokenizer/`` and ``scheduler/``."""
+        network = self.network
+        network.unet.save_pretrained(folder / "unet")
+        network.text_encoder.save_pretrained(folder / "text_encoder")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")

@@ -1,0 +1,196 @@
+"""The training loop: every stage runs through it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from xreal.errors import TrainingError
+from xreal.images import write_json
+from xreal.models.precision import fast_dtype
+from xreal.sheets import write_sheet
+from xreal.training.stage import Stage
+
+__all__ = ["train"]
+
+Report = Callable[[int, int, dict[str, float]], None]
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int, cooldown: float = 0.2) -> float:
+    """Warm up linearly, stay, and fall linearly to zero over the last ``cooldown`` of the steps."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    fall = min(1.0, (steps - step) / max(1.0, cooldown * steps))
+    return max(0.0, min(rise, fall))
+
+
+def draw_indices(weights: Tensor, batch_size: int, step: int, seed: int) -> list[int]:
+    """Draw the samples of one step; the same for a step whether or not training was interrupted."""
+    return torch.multinomial(weights, batch_size, replacement=True, generator=_generator(seed, step, 0)).tolist()
+
+
+def _generator(seed: int, step: int, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + step * 101 + stream)
+
+
+class _Run:
+    """Networks, optimizers and averages of one stage, and where they are kept."""
+
+    def __init__(self, stage: Stage, folder: Path, accelerator: Accelerator) -> None:
+        self.stage, self.folder, self.accelerator, self.step = stage, folder, accelerator, 0
+        self.optimizers = {}
+        for key, network in stage.networks.items():
+            parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(
+                parameters, lr=stage.config.learning_rate, weight_decay=stage.config.weight_decay, betas=(0.9, 0.99)
+            )
+            stage.networks[key], self.optimizers[key] = accelerator.prepare(network, optimizer)
+        self.average = EMAModel(
+            list(stage.network.parameters()), decay=stage.config.ema_decay, use_ema_warmup=True, power=0.75
+        )
+        self.average.to(accelerator.device)
+        accelerator.register_for_checkpointing(self, self.average)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def save(self) -> None:
+        """Replace the checkpoint; a kill at any moment leaves the old one or the new one whole."""
+        fresh, old = self.folder / "checkpoint.new", self.folder / "checkpoint.old"
+        shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.save_state(str(fresh))
+        if self.accelerator.is_main_process:
+            shutil.rmtree(old, ignore_errors=True)
+            if self.checkpoint.exists():
+                self.checkpoint.rename(old)
+            fresh.rename(self.checkpoint)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> None:
+        old = self.folder / "checkpoint.old"
+        if not self.checkpoint.exists() and old.exists():
+            old.rename(self.checkpoint)
+        if not self.checkpoint.exists():
+            raise TrainingError(f"{self.folder} holds no checkpoint to resume from; start without --resume")
+        self.accelerator.load_state(str(self.checkpoint))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the network for the time of the block."""
+        parameters = list(self.stage.network.parameters())
+        self.average.store(parameters)
+        self.average.copy_to(parameters)
+        self.stage.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.average.restore(parameters)
+            self.stage.network.train()
+
+
+def train(
+    stage: Stage,
+    out: Path,
+    *,
+    resume: bool = False,
+    mixed_precision: str = "auto",
+    max_minutes: float = math.inf,
+    report: Report = lambda step, steps, parts: None,
+) -> dict[str, float]:
+    """Train a stage and export its network into ``out``, a model folder.
+
+    Logs, pictures, a frozen copy of the configuration and the checkpoint are kept in ``out/training/NAME``. The samples
+    and the noise of a step depend on the seed and the step alone, so a resumed run goes on as if never interrupted.
+
+    Args:
+        stage: what to train.
+        out: model folder.
+        resume: go on from the checkpoint.
+        mixed_precision: "no", "bf16", "fp16", or "auto" for bf16 where the hardware has it.
+        max_minutes: stop with a checkpoint after this time.
+        report: called after each step with step, number of steps, and what to show.
+
+    Returns:
+        The last validation metrics.
+
+    Raises:
+        TrainingError: nothing to resume, something in the way, or the loss is no longer finite.
+    """
+    config, folder = stage.config, out / "training" / stage.name
+    if not resume and (folder / "checkpoint").exists():
+        raise TrainingError(f"{folder} already holds a run; give --resume to go on, or another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    if mixed_precision == "auto":
+        probe = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        mixed_precision = "bf16" if fast_dtype(probe) is torch.bfloat16 else "no"
+    accelerator = Accelerator(mixed_precision=mixed_precision, log_with="tensorboard", project_dir=folder)
+    run = _Run(stage, folder, accelerator)
+    if resume:
+        run.load()
+    accelerator.init_trackers("tensorboard")
+    if accelerator.is_main_process:
+        write_json(folder / "config.json", {"preset": stage.preset.to_dict(), "stage": asdict(config)})
+
+    began, metrics = time.monotonic(), {}
+    while run.step < config.steps:
+        factor = learning_rate_factor(run.step, config.steps, config.warmup_steps)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        indices = draw_indices(stage.sampling_weights, config.batch_size, run.step, config.seed)[rank::world]
+        generator = _generator(config.seed, run.step, 1 + rank)
+        parts: dict[str, float] = {}
+        for loss in stage.losses(stage.batch(indices, generator), run.step, generator):
+            if not torch.isfinite(loss.value):
+                raise TrainingError(
+                    f"{stage.name}: the loss is {loss.value.item()} at step {run.step}; "
+                    "resume with a lower learning rate or without mixed precision"
+                )
+            optimizer = run.optimizers[loss.network]
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * factor
+            accelerator.backward(loss.value)
+            accelerator.clip_grad_norm_(stage.networks[loss.network].parameters(), config.gradient_clip)
+            optimizer.step()
+            for other in run.optimizers.values():
+                other.zero_grad()
+            parts |= loss.parts
+        run.average.step(stage.network.parameters())
+        run.step += 1
+        accelerator.log(parts, step=run.step)
+        report(run.step, config.steps, parts)
+
+        finished = run.step == config.steps
+        out_of_time = time.monotonic() - began > 60 * max_minutes
+        if run.step % config.checkpoint_every == 0 or finished or out_of_time:
+            run.save()
+        if (run.step % config.validate_every == 0 or finished or out_of_time) and accelerator.is_main_process:
+            with run.averaged():
+                metrics = stage.validate()
+                write_sheet(folder / f"step-{run.step:07d}.png", stage.sheet())
+                stage.export(out)
+            accelerator.log(metrics, step=run.step)
+            with (folder / "log.jsonl").open("a") as log:
+                minutes = (time.monotonic() - began) / 60
+                log.write(json.dumps({"step": run.step, "minutes": round(minutes, 1)} | parts | metrics) + "\n")
+        if out_of_time:
+            break
+    accelerator.end_training()
+    return metrics

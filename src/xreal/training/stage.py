@@ -1,0 +1,75 @@
+"""What a stage tells the training loop."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xreal.config import Preset, StageConfig
+
+__all__ = ["Loss", "Stage"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One backward pass and optimizer step.
+
+    Attributes:
+        network: key of the network whose optimizer steps.
+        value: what is minimised, a scalar.
+        parts: its summands, for the log.
+    """
+
+    network: str
+    value: Tensor
+    parts: dict[str, float]
+
+
+class Stage(abc.ABC):
+    """A network to train.
+
+    Attributes:
+        name: as in ``xreal train NAME``.
+        networks: what is trained; each has its own optimizer. The first is averaged (EMA) and exported.
+        sampling_weights: how often each training sample is drawn, (N,).
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        self.config: StageConfig = preset.stages[self.name]
+        self.networks: dict[str, nn.Module] = {}
+        self.sampling_weights: Tensor = torch.ones(0)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that this stage is for."""
+        return next(iter(self.networks.values()))
+
+    @abc.abstractmethod
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Any:
+        """Read and augment training samples."""
+
+    @abc.abstractmethod
+    def losses(self, batch: Any, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """Yield one loss per optimizer; each is stepped before the next is computed."""
+
+    @abc.abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Measure on the validation split, always on the same samples and noise."""
+
+    @abc.abstractmethod
+    def sheet(self) -> list[list[np.ndarray]]:
+        """Draw rows of pictures that show what the network does."""
+
+    @abc.abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write the network into the model folder."""

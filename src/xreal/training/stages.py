@@ -1,0 +1,56 @@
+"""Stages by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xreal.config import Preset
+from xreal.errors import InputError, TrainingError
+from xreal.models.folder import load_component, read_class
+from xreal.training.stage import Stage
+
+__all__ = ["STAGES", "build_stage"]
+
+STAGES = ("segmenter", "autoencoder", "backbone", "anatomy")
+
+
+def build_stage(name: str, preset: Preset, data: Sequence[Path], out: Path, autoencoder: Path | None = None) -> Stage:
+    """Make a stage ready to train.
+
+    Args:
+        name: one of ``STAGES``.
+        preset: sizes and lengths.
+        data: prepared folders.
+        out: model folder that the stage adds its component to.
+        autoencoder: folder that holds ``vae/``, for the stages that need it; default ``out``.
+
+    Raises:
+        InputError: unknown stage.
+        TrainingError: the autoencoder is needed and not there.
+    """
+    # Each stage imports what it needs: the segmenter's does not wait for diffusers, nor the others' for MONAI.
+    if name == "segmenter":
+        from xreal.training.segmenter import SegmenterStage
+
+        return SegmenterStage(preset, data)
+    if name == "autoencoder":
+        from xreal.training.autoencoder import AutoencoderStage
+
+        return AutoencoderStage(preset, data)
+    if name == "backbone":
+        from xreal.training.backbone import BackboneStage
+
+        return BackboneStage(preset, data, _autoencoder(autoencoder or out), cache=out / "training/backbone/latents")
+    if name == "anatomy":
+        from xreal.training.anatomy import AnatomyStage
+
+        return AnatomyStage(preset, data, _autoencoder(autoencoder or out))
+    raise InputError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
+
+
+def _autoencoder(folder: Path) -> Any:
+    if not (folder / "vae").is_dir():
+        raise TrainingError(f"{folder} holds no vae/; run `xreal train autoencoder` with this --out first")
+    return load_component(folder, "vae", read_class(folder, "vae"))
