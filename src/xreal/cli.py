@@ -67,15 +67,19 @@ def generate(
     organ_mask = None if organs is None else read_organ_mask(organs)
     height, width = (256, 256) if organ_mask is None else organ_mask.shape
     lesions = [parse_lesion(text, height, width) for text in lesion or ()]
-    prepare_output_folder(out, overwrite)
+    if out.exists():
+        prepare_output_folder(out, overwrite)
 
     from xreal.control.anatomy import AnatomyBlend
     from xreal.models.folder import resolve_folder, weights_hash
-    from xreal.pipeline import XRealPipeline
+    from xreal.pipeline import XRealPipeline, check_settings
     from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn
 
+    check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta)
+    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until)
     _hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
+    prepare_output_folder(out, overwrite)  # a new folder is made only once nothing speaks against drawing
     provenance = {
         "model": model,
         "weights": weights_hash(resolve_folder(model)),
@@ -91,6 +95,7 @@ def generate(
             list(range(seed + first, seed + min(n, first + batch_size))),
             min_dice,
             retries,
+            retry_stride=n,
             mode=mode,
             solver=solver,
             steps=steps,
@@ -98,7 +103,7 @@ def generate(
             eta=eta,
             prompt=prompt,
             exact=exact,
-            anatomy=AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until),
+            anatomy=anatomy,
         )
         write_drawn(out, first, drawn, provenance)
         for number, one in enumerate(drawn, first):
@@ -195,8 +200,10 @@ def train(
         task = progress.add_task(stage, total=None)
 
         def report(step: int, total: int, parts: dict[str, float]) -> None:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
-            progress.update(task, total=total, completed=step, description=f"{stage}  {shown}")
+            shown = f"{stage}  " + "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
+            progress.update(task, total=total, completed=step, description=shown)
+            if not progress.console.is_terminal and step % 50 == 0:  # a log file shows no bar
+                progress.console.print(f"{step}/{total}  {shown}", soft_wrap=True)
 
         metrics = run(
             built, out, resume=resume, mixed_precision=mixed_precision, max_minutes=max_minutes, report=report

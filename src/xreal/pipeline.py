@@ -27,7 +27,7 @@ from torch import Tensor
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, draw_prior
 from xreal.control.blending import Keep, StepNoise
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
-from xreal.control.solvers import build_solver
+from xreal.control.solvers import SOLVERS, build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.masks.lesions import Lesion, feather, resize_lesion_mask, warn_if_outside_lungs
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
@@ -35,7 +35,7 @@ from xreal.models.autoencoder import decode_latents, downsampling, encode_image
 from xreal.models.folder import REQUIRED, load_component, read_index, resolve_folder
 from xreal.models.text_encoder import encode_prompts
 
-__all__ = ["Mode", "XRealPipeline", "XRealPipelineOutput"]
+__all__ = ["Mode", "XRealPipeline", "XRealPipelineOutput", "check_settings"]
 
 Mode = Literal["regional", "two-pass"]
 
@@ -151,14 +151,9 @@ class XRealPipeline(DiffusionPipeline):
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
-        if mode not in _DEFAULTS:
-            raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(_DEFAULTS)}")
-        default_solver, default_steps, default_eta = _DEFAULTS[mode]
-        solver_name = solver or default_solver
-        steps = default_steps if steps is None else steps
-        eta = (default_eta if solver_name == "ddim" else 0.0) if eta is None else eta
+        solver_name, steps, eta = check_settings(seeds, mode, solver, steps, guidance, eta)
+        seeds = [int(seed) for seed in seeds]
         blend = anatomy or AnatomyBlend()
-        seeds = _check_settings(seeds, guidance, eta, solver_name)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = _lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(solver_name, self.scheduler, steps)
@@ -175,7 +170,7 @@ class XRealPipeline(DiffusionPipeline):
         priors, keep = None, None
         if organs is not None:
             priors = draw_prior(self.anatomy_controller, organs)  # (B, 1, H, W)
-            reference = encode_image(self.vae, priors, noise.generators)  # (B, c, h, w)
+            reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
             keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
             keep = Keep(reference, keep_mask, blend.active_steps(steps))
 
@@ -188,9 +183,12 @@ class XRealPipeline(DiffusionPipeline):
         elif mode == "regional":
             images = decode_latents(self.vae, latents)
         else:
-            reference = encode_image(self.vae, healthy, noise.generators)
+            noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
+            reference = encode_image(self.vae, healthy, noise.reference_generators)
             engine = build_solver(solver_name, self.scheduler, steps)
             images = decode_latents(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
+            without = torch.tensor([not own for own in per_image], device=device)
+            images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
         # 5. Composite, and hand over.
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
@@ -238,6 +236,8 @@ class XRealPipeline(DiffusionPipeline):
             if lesions is not None:
                 healthy, changed = latents.chunk(2)
                 latents = torch.cat([healthy, torch.lerp(healthy, changed, lesions.union(batch))])
+        if keep is not None:
+            latents = keep.repeat(tracks).finish(latents, len(solver.timesteps))
         return latents[:batch], latents[-batch:]
 
     def _inpaint(
@@ -245,13 +245,12 @@ class XRealPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
         keep = Keep(reference, 1 - lesions.union(len(reference)), len(solver.timesteps))
-        noise.restart()
         latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
         for timestep in self.progress_bar(solver.timesteps):
             latents = keep.blend(latents, noise.for_reference(), solver, timestep)
             prediction = self._predict(solver, latents, timestep, base, lesions, first=0)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
-        return torch.lerp(latents, reference, keep.mask)  # the last blend takes the clean reference
+        return keep.finish(latents, len(solver.timesteps))
 
     def _predict(
         self, solver: Any, latents: Tensor, timestep: Tensor, base: Tensor, lesions: LatentLesions | None, first: int
@@ -302,7 +301,32 @@ def _step(solver: Any, prediction: Tensor, timestep: Tensor, latents: Tensor, no
     return solver.step(prediction, timestep, latents, eta=eta, variance_noise=drawn).prev_sample
 
 
-def _check_settings(seeds: Sequence[int], guidance: float, eta: float, solver: str) -> list[int]:
+def check_settings(
+    seeds: Sequence[int],
+    mode: str = "regional",
+    solver: str | None = None,
+    steps: int | None = None,
+    guidance: float = 7.0,
+    eta: float | None = None,
+) -> tuple[str, int, float]:
+    """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
+
+    Returns:
+        Solver, steps and eta, those of the mode where none was given.
+
+    Raises:
+        InputError: a setting is unknown or out of range.
+    """
+    if mode not in _DEFAULTS:
+        raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(_DEFAULTS)}")
+    default_solver, default_steps, default_eta = _DEFAULTS[mode]
+    solver = default_solver if solver is None else solver
+    steps = default_steps if steps is None else steps
+    eta = (default_eta if solver == "ddim" else 0.0) if eta is None else eta
+    if solver not in SOLVERS:
+        raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
+    if steps < 1:
+        raise InputError(f"steps is {steps}; expected at least 1")
     if not seeds:
         raise InputError("no seeds; give one per image")
     if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
@@ -311,7 +335,7 @@ def _check_settings(seeds: Sequence[int], guidance: float, eta: float, solver: s
         raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
         raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
-    return [int(seed) for seed in seeds]
+    return solver, steps, eta
 
 
 def _lesions_per_image(

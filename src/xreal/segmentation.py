@@ -57,9 +57,9 @@ def segment_files(source: Path, out: Path, model: str) -> Iterator[tuple[Path, l
     if not paths:
         raise ImageError(f"{source} is no picture and no folder of pictures ({', '.join(sorted(_SUFFIXES))})")
     images = read_image(source) if single else None  # an unreadable file is reported before weights are loaded
+    segmenter = load_segmenter(model)
     if not single:
         prepare_output_folder(out, overwrite=True)
-    segmenter = load_segmenter(model)
     for path in paths:
         image = fit_square(read_image(path) if images is None else images, segmenter.config.sample_size)
         mask = segment(segmenter, torch.from_numpy(image)[None, None])[0]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import xreal
+from xreal.errors import InputError
 from xreal.images import write_image, write_json
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import dice_per_organ
@@ -64,6 +65,7 @@ def draw(
     seeds: Sequence[int],
     min_dice: float = 0.0,
     retries: int = 0,
+    retry_stride: int | None = None,
     **settings: Any,
 ) -> list[Drawn]:
     """Draw one batch, redrawing with other seeds what does not obey its organ mask.
@@ -72,15 +74,23 @@ def draw(
         pipeline: the model.
         organ_mask: (H, W) ``Organ`` labels or None.
         lesions: of all images.
-        seeds: one per image; the n-th retry of an image takes its seed + n × the number of seeds.
+        seeds: one per image; the n-th retry of an image takes its seed + n × ``retry_stride``.
         min_dice: every requested organ must reach it.
         retries: how often an image may be redrawn; the best of all tries is kept.
+        retry_stride: default the number of seeds; where a larger job is drawn in batches, its number of images, so
+            that no retry repeats another image's seed.
         settings: further arguments of the pipeline.
+
+    Raises:
+        InputError: a ``min_dice`` that cannot be measured: no organ mask, or a model without segmenter.
     """
+    if min_dice > 0 and (organ_mask is None or pipeline.segmenter is None):
+        raise InputError("min_dice needs an organ mask and a model with a segmenter/; leave it at 0")
+    stride = len(seeds) if retry_stride is None else retry_stride
     best: dict[int, Drawn] = {}
     waiting = list(range(len(seeds)))
     for attempt in range(retries + 1):
-        tried = [seeds[i] + attempt * len(seeds) for i in waiting]
+        tried = [seeds[i] + attempt * stride for i in waiting]
         for index, drawn in zip(waiting, _draw_once(pipeline, organ_mask, lesions, tried, settings), strict=True):
             drawn.record["attempts"] = attempt + 1
             if index not in best or _worst(drawn) > _worst(best[index]):

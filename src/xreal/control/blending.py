@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,28 +60,43 @@ class Keep:
         """Apply ``keep_reference``."""
         return keep_reference(latents, self.reference, self.mask, noise, scheduler, timestep)
 
+    def finish(self, latents: Tensor, steps: int) -> Tensor:
+        """Take the clean reference after the last of ``steps`` steps, if it was kept up to there."""
+        return torch.lerp(latents, self.reference, self.mask) if self.steps >= steps else latents
+
 
 class StepNoise:
-    """The noise of a batch: one generator per image, so that image i does not depend on its batch.
+    """The noise of a batch: generators of its own for each image, so that image i does not depend on its batch.
+
+    Trajectory and reference draw from separate streams: what is kept, or whether anything is, leaves the noise of the
+    trajectory as it is. A second trajectory of the same images (``trajectory=1``) has two further streams.
 
     ``fixed`` draws the noise of the reference once, equal to the starting noise: right for deterministic solvers, whose
     trajectory keeps its noise. Mixing a trajectory with freshly drawn noise would take away variance. The authors'
     procedure (DDIM, η = 1) renews noise at every step and so draws it afresh.
     """
 
-    def __init__(self, seeds: list[int], shape: tuple[int, ...], device: torch.device, fixed: bool) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(
+        self, seeds: list[int], shape: tuple[int, ...], device: torch.device, fixed: bool, trajectory: int = 0
+    ) -> None:
+        self.generators = [_stream(seed, 2 * trajectory) for seed in seeds]
+        self.reference_generators = [_stream(seed, 2 * trajectory + 1) for seed in seeds]
         self.shape, self.device, self.fixed = shape, device, fixed
         self.start = self.draw()
 
-    def restart(self) -> None:
-        """Draw a new starting noise, for a second trajectory of the same images."""
-        self.start = self.draw()
-
     def draw(self) -> Tensor:
-        """Draw standard normal noise (B, c, h, w)."""
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        """Draw the trajectory's standard normal noise (B, c, h, w)."""
+        return self._draw(self.generators)
 
     def for_reference(self) -> Tensor:
         """Return the noise for the reference at this step."""
-        return self.start if self.fixed else self.draw()
+        return self.start if self.fixed else self._draw(self.reference_generators)
+
+    def _draw(self, generators: list[torch.Generator]) -> Tensor:
+        return torch.stack([torch.randn(self.shape, generator=g) for g in generators]).to(self.device)
+
+
+def _stream(seed: int, stream: int) -> torch.Generator:
+    """Mix a seed of any size and a stream's number; torch itself looks at the low 32 bits of a CPU seed only."""
+    mixed = np.random.SeedSequence((seed, stream)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))

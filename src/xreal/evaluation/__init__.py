@@ -1,0 +1,1 @@
+"""Numbers that say whether masks are obeyed."""
