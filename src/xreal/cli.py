@@ -18,6 +18,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,  # rich would double the time that --help takes
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Chest X-rays with this anatomy and that finding there (XReal). Synthetic images, not for diagnosis.",

@@ -98,5 +98,5 @@ class StepNoise:
 
 def _stream(seed: int, stream: int) -> torch.Generator:
     """Mix a seed of any size and a stream's number; torch itself looks at the low 32 bits of a CPU seed only."""
-    mixed = np.random.SeedSequence((seed, stream)).generate_state(1)[0]
+    mixed = np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1)[0]
     return torch.Generator().manual_seed(int(mixed))

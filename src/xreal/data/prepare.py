@@ -63,10 +63,10 @@ def prepare(
     _begin(out, source, records, image_size, organ_masks is not None)
     skipped: dict[str, str] = {}
     for name, shard in progress(_shards(records)):
-        report_path = out / f"{name}.json"
-        if not report_path.exists():
+        report_path, shard_path = out / f"{name}.json", out / f"{name}.parquet"
+        if not (report_path.exists() and shard_path.exists()):
             samples, unreadable = _read_shard(shard, image_size, organ_masks)
-            write_shard(out / f"{name}.parquet", samples)
+            write_shard(shard_path, samples)
             write_json(report_path, {"skipped": unreadable, "summary": _count(samples)})
     summary: Counter[str] = Counter()
     for report_path in sorted(out.glob("*-[0-9]*.json")):

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from xreal.config import AutoencoderConfig
 from xreal.models.configuration import OwnConfigMixin
 
-__all__ = ["PatchAutoencoderKL", "build_autoencoder", "decode_latents", "downsampling", "encode_image"]
+__all__ = [
+    "PatchAutoencoderKL",
+    "build_autoencoder",
+    "channel_effects",
+    "decode_latents",
+    "downsampling",
+    "encode_image",
+]
 
 
 class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
@@ -71,6 +78,7 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         channels = self.config.latent_channels
         scale = variances[-channels:].flip(0).sqrt()
         basis = directions[:, -channels:].flip(1)  # (patch_values, channels), largest variance first
+        basis = basis * torch.ones_like(basis[0]).copysign(basis[0])  # eigh leaves the signs to the machine
         encode = (basis / scale).T
         self.patch_encoder.weight.copy_(encode[..., None, None])
         self.patch_encoder.bias.copy_(-encode @ mean)
@@ -146,3 +154,23 @@ def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     """Decode scaled latents (B, c, h, w) to float32 images (B, 1, H, W), clamped to [0, 1]; channels are averaged."""
     pixels = autoencoder.decode((latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)).sample
     return pixels.float().mean(1, keepdim=True).clamp(0, 1)
+
+
+@torch.no_grad()
+def channel_effects(autoencoder: AutoencoderKL, latents: Tensor, nudge: float = 0.1) -> Tensor:
+    """Measure how much each latent channel moves pixels: root mean square change per unit of latent, (c,).
+
+    Args:
+        autoencoder: decodes.
+        latents: scaled latents of a few real images, (B, c, h, w).
+        nudge: size of the finite difference; its sign is random at each place, so that it is not only a shift.
+    """
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, latents[:, :1].shape, generator=generator).to(latents) * 2 - 1
+    decoded = decode_latents(autoencoder, latents)
+    effects = []
+    for channel in range(latents.shape[1]):
+        nudged = latents.clone()
+        nudged[:, channel : channel + 1] += nudge * signs
+        effects.append((decode_latents(autoencoder, nudged) - decoded).square().mean().sqrt() / nudge)
+    return torch.stack(effects)

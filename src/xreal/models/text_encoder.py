@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -21,16 +20,18 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # BERT's; they take t
 
 
 def build_tokenizer(config: TextEncoderConfig) -> PreTrainedTokenizerFast:
-    """Train an uncased WordPiece tokenizer on the words of prompts; letters keep any other word apart from [UNK]."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """Make an uncased WordPiece tokenizer: a token per word of prompts, letters for all other words.
+
+    The vocabulary is written down, not trained: the trainer breaks ties by chance, so that two starts of a run would
+    number the tokens differently.
+    """
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = sorted({word for phrase in prompt_words() for word in phrase.lower().split()})
+    tokens = [*_SPECIAL, *",.-", *letters, *(f"##{letter}" for letter in letters), *words]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list(",.-")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size, special_tokens=list(_SPECIAL), initial_alphabet=letters, show_progress=False
-    )
-    pairs = (", ".join(pair) for pair in itertools.permutations(prompt_words(), 2))
-    tokenizer.train_from_iterator(itertools.chain(pairs, letters), trainer)
     tokenizer.post_processor = processors.BertProcessing(
         ("[SEP]", _SPECIAL.index("[SEP]")), ("[CLS]", _SPECIAL.index("[CLS]"))
     )

@@ -97,4 +97,5 @@ class AnatomyStage(Stage):
 
     def export(self, folder: Path) -> None:
         """Write ``anatomy_controller/``."""
+        self.network.register_to_config(_name_or_path="")  # where the autoencoder lay is nobody's business
         self.network.save_pretrained(folder / "anatomy_controller")

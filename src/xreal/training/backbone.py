@@ -11,12 +11,13 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from xreal.config import Preset
 from xreal.data.augment import random_affine
 from xreal.data.contract import collate
 from xreal.data.prepared import PreparedDataset
-from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.autoencoder import channel_effects, decode_latents, encode_image
 from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
 from xreal.models.precision import default_device
 from xreal.models.text_encoder import build_text_encoder, build_tokenizer, tokenize
@@ -54,7 +55,8 @@ class BackboneStage(Stage):
             preset: sizes.
             data: prepared folders.
             autoencoder: trained, its ``scaling_factor`` set.
-            cache: folder for the encoded latents; augmented copies are shifted, scaled and turned a little.
+            cache: folder for the tokenizer and the encoded latents; augmented copies are shifted, scaled and turned a
+                little.
         """
         super().__init__(preset)
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
@@ -64,8 +66,14 @@ class BackboneStage(Stage):
             train_data, cache / "train.safetensors", 1 + self.config.augmented_copies
         )  # (N, copies, c, h, w)
         self.validation_latents = self._encode(validation, cache / "val.safetensors", 1)[:, 0]
+        effects = channel_effects(self.autoencoder, self.validation_latents[:8].to(self.autoencoder.device))
+        weights = effects**preset.backbone.channel_weight_power
+        self.channel_weights = (weights / weights.mean()).view(1, -1, 1, 1).cpu()
         torch.manual_seed(self.config.seed)
-        self.tokenizer = build_tokenizer(preset.text_encoder)
+        # A run keeps the token numbers that it began with, whatever words are added to the vocabulary meanwhile.
+        if not (cache / "tokenizer").is_dir():
+            build_tokenizer(preset.text_encoder).save_pretrained(cache / "tokenizer")
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache / "tokenizer")
         self.scheduler = build_scheduler(preset.backbone)
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
@@ -87,9 +95,9 @@ class BackboneStage(Stage):
             parts.append(
                 torch.stack([encode_image(self.autoencoder, v.to(self.autoencoder.device)) for v in versions], 1).cpu()
             )
-        latents = torch.cat(parts)
-        save_file({"latents": latents.half()}, path)
-        return latents
+        latents = torch.cat(parts).half()
+        save_file({"latents": latents}, path)
+        return latents.float()  # as a resumed run reads them
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return latents (B, c, h, w) and token numbers (B, L), some of them those of the empty prompt."""
@@ -114,7 +122,8 @@ class BackboneStage(Stage):
         target = training_target(self.scheduler, latents, noise, timesteps)
         prediction = self.networks["backbone"](noisy, timesteps, ids.to(device)).float()
         weight = loss_weight(self.scheduler, timesteps, self.preset.backbone.min_snr_gamma)
-        return ((prediction - target).square().mean((1, 2, 3)) * weight).mean()
+        squared = (prediction - target).square() * self.channel_weights.to(device)
+        return (squared.mean((1, 2, 3)) * weight).mean()
 
     def validate(self) -> dict[str, float]:
         """Return the loss on validation images with fixed noise."""

@@ -1,0 +1,100 @@
+"""Regional guidance and the way of masks to the latent grid."""
+
+import numpy as np
+import pytest
+import torch
+
+from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, organ_mask_to_pixels
+from xreal.control.blending import per_step_strength
+from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
+from xreal.errors import InputError
+from xreal.vocabulary import Organ
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+UNPROMPTED, PROMPTED = draw(2, 4, 6, 6), draw(3, 4, 6, 6, seed=1)
+SCALES, OWNERS = torch.tensor([7.0, 3.0, 1.5]), torch.tensor([0, 0, 1])
+
+
+def test_one_finding_everywhere_is_classifier_free_guidance() -> None:
+    guided = regional_guidance(UNPROMPTED, PROMPTED[:2], torch.ones(2, 1, 6, 6), SCALES[:2], torch.tensor([0, 1]))
+    expected = UNPROMPTED + SCALES[:2].view(-1, 1, 1, 1) * (PROMPTED[:2] - UNPROMPTED)
+    torch.testing.assert_close(guided, expected)
+
+
+@pytest.mark.parametrize(("mask", "scale"), [(0.0, 7.0), (1.0, 0.0)])
+def test_no_mask_or_no_guidance_is_unprompted(mask: float, scale: float) -> None:
+    masks = torch.full((3, 1, 6, 6), mask)
+    assert torch.equal(regional_guidance(UNPROMPTED, PROMPTED, masks, torch.full((3,), scale), OWNERS), UNPROMPTED)
+
+
+def test_findings_add_up_each_in_its_own_place_and_image() -> None:
+    masks = torch.zeros(3, 1, 6, 6)
+    masks[0, :, :3], masks[1, :, 2:], masks[2, :, :, 0] = 1, 1, 0.5
+    guided = regional_guidance(UNPROMPTED, PROMPTED, masks, SCALES, OWNERS)
+    pulls = [SCALES[k] * masks[k] * (PROMPTED[k] - UNPROMPTED[OWNERS[k]]) for k in range(3)]
+    torch.testing.assert_close(guided[0], UNPROMPTED[0] + pulls[0] + pulls[1])
+    torch.testing.assert_close(guided[1], UNPROMPTED[1] + pulls[2])
+    assert torch.equal(guided[1, :, :, 1:], UNPROMPTED[1, :, :, 1:])
+    order = torch.tensor([2, 1, 0])
+    turned = regional_guidance(UNPROMPTED, PROMPTED[order], masks[order], SCALES[order], OWNERS[order])
+    torch.testing.assert_close(turned, guided)
+
+
+def test_union_is_the_largest_mask_of_each_image() -> None:
+    masks = torch.zeros(3, 1, 2, 2)
+    masks[0, 0, 0, 0], masks[1, 0, 0, 0], masks[2, 0, 1, 1] = 0.3, 0.8, 1.0
+    union = LatentLesions(torch.zeros(3, 1, 1), masks, SCALES, torch.tensor([0, 0, 2])).union(3)
+    assert union[:, 0].tolist() == [
+        [[pytest.approx(0.8), 0], [0, 0]],
+        [[0, 0], [0, 0]],  # an image without lesions
+        [[0, 0], [0, 1]],
+    ]
+
+
+def test_lesions_keep_their_share_of_each_latent_or_take_all_of_it() -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 8:24, 8:20] = 1  # latents (1, 1), (2, 1) whole and (1, 2), (2, 2) half, at f = 8
+    share, binary = (lesions_to_latents(mask, (8, 8), flag)[0, 0] for flag in (False, True))
+    assert share.sum().item() * 64 == mask.sum().item()
+    assert share[1:3, 1:3].tolist() == [[1, 0.5], [1, 0.5]]
+    assert binary[1:3, 1:3].tolist() == [[1, 1], [1, 1]]
+    assert binary.sum() == 4
+
+
+def test_a_single_pixel_is_not_lost_in_binary_masks() -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 63, 0] = 0.1
+    assert lesions_to_latents(mask, (8, 8), binary=True)[0, 0, 7, 0] == 1
+
+
+def test_keep_mask_has_two_levels_at_the_steps_own_strength() -> None:
+    organs = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    organs[0, 16:32, 16:32] = int(Organ.HEART)
+    keep = anatomy_keep_mask(organs, (8, 8), AnatomyBlend(0.9, 0.2, 0.5), steps=30)
+    assert keep.shape == (1, 1, 8, 8)
+    inside, outside = per_step_strength(0.9, 30), per_step_strength(0.2, 30)
+    expected = np.full((8, 8), outside)
+    expected[2:4, 2:4] = inside
+    np.testing.assert_allclose(keep[0, 0].numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("until", "steps", "active"), [(0.5, 100, 50), (0.5, 30, 15), (0.0, 30, 0), (1.0, 7, 7)])
+def test_blending_ends_at_its_share_of_the_steps(until: float, steps: int, active: int) -> None:
+    assert AnatomyBlend(until=until).active_steps(steps) == active
+
+
+@pytest.mark.parametrize("name", ["inside", "outside", "until"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_blend_refuses(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name} is {value}; expected 0 to 1"):
+        AnatomyBlend(**{name: value})
+
+
+def test_labels_become_quarters_in_every_channel() -> None:
+    pixels = organ_mask_to_pixels(torch.arange(5, dtype=torch.uint8).view(1, 1, 5), 3)
+    assert pixels.shape == (1, 3, 1, 5)
+    assert (pixels == torch.tensor([0, 0.25, 0.5, 0.75, 1])).all()

@@ -1,0 +1,286 @@
+"""Laws of the whole pipeline, on untrained networks: what must hold whatever the networks have learnt."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import xreal.pipeline
+from xreal.control.anatomy import AnatomyBlend
+from xreal.control.blending import StepNoise
+from xreal.control.pathology import LatentLesions
+from xreal.control.solvers import SOLVERS, build_solver
+from xreal.masks.lesions import Lesion, feather
+from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.text_encoder import encode_prompts
+from xreal.pipeline import FEATHER_PIXELS, XRealPipeline
+from xreal.vocabulary import Finding, Organ
+
+MakeLesion = Callable[..., Lesion]
+FAST: dict[str, dict[str, Any]] = {"regional": {"steps": 4}, "two-pass": {"steps": 4, "mode": "two-pass"}}
+every_mode = pytest.mark.parametrize("settings", FAST.values(), ids=FAST)
+CPU = torch.device("cpu")
+
+
+@every_mode
+def test_output_keeps_the_contract(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion, settings: dict[str, Any]
+) -> None:
+    lesions = [lesion_in(), lesion_in(Organ.LEFT_LUNG, Finding.MASS)]
+    output = tiny_pipeline(organ_mask, lesions, [5, 6], **settings)
+    assert output.healthy is not None
+    assert output.priors is not None
+    assert output.organ_masks is not None
+    for pictures in (output.images, output.healthy, output.priors):
+        assert (pictures.shape, pictures.dtype) == ((2, 64, 64), np.float32)
+        assert pictures.min() >= 0
+        assert pictures.max() <= 1
+        assert pictures.std() > 0.01
+    np.testing.assert_array_equal(output.organ_masks, [organ_mask, organ_mask])
+    assert [masks.shape for masks in output.lesion_masks] == [(2, 64, 64)] * 2
+    assert output.seeds == [5, 6]
+    assert np.abs(output.images[0] - output.images[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("mode", "solver", "steps", "eta"), [("regional", "dpm++", 30, 0.0), ("two-pass", "ddim", 100, 1.0)]
+)
+def test_defaults_are_recorded(tiny_pipeline: XRealPipeline, mode: str, solver: str, steps: int, eta: float) -> None:
+    output = tiny_pipeline(mode=mode)
+    assert output.settings == {
+        "mode": mode,
+        "solver": solver,
+        "steps": steps,
+        "guidance": 7.0,
+        "eta": eta,
+        "prompt": "",
+        "exact": False,
+        "anatomy": {"inside": 1.0, "outside": 0.2, "until": 0.5},
+    }
+    assert output.healthy is None
+    assert output.priors is None
+    assert output.organ_masks is None
+
+
+def test_recorded_settings_draw_the_same_again(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
+) -> None:
+    given = {"solver": "ddim", "steps": 3, "guidance": 2.0, "eta": 0.5, "prompt": "PA view", "exact": True}
+    first = tiny_pipeline(organ_mask, [lesion_in()], [9], anatomy=AnatomyBlend(0.9, 0.1, 0.7), **given)
+    recorded = first.settings | {"anatomy": AnatomyBlend(**first.settings["anatomy"])}
+    again = tiny_pipeline(first.organ_masks, [lesion_in()], first.seeds, **recorded)
+    np.testing.assert_array_equal(first.images, again.images)
+
+
+def test_plain_text_to_image_is_the_solvers_own_loop(tiny_pipeline: XRealPipeline) -> None:
+    pipeline = tiny_pipeline
+    drawn = pipeline(seeds=[3], solver="ddim", steps=5, prompt="Edema, AP view").images
+    solver = build_solver("ddim", pipeline.scheduler, 5)
+    with torch.inference_mode():
+        embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["Edema, AP view"], CPU)
+        latents = StepNoise([3], (4, 8, 8), CPU, fixed=True).start
+        for timestep in solver.timesteps:
+            prediction = pipeline.unet(latents, timestep, embeds).sample
+            latents = solver.step(prediction, timestep, latents).prev_sample
+        expected = decode_latents(pipeline.vae, latents)[:, 0].numpy()
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+    assert np.abs(pipeline(seeds=[3], solver="ddim", steps=5).images - drawn).max() > 1e-4  # the prompt matters
+
+
+@pytest.mark.parametrize(
+    "settings", [*FAST.values(), {"solver": "ddim", "steps": 4, "eta": 1.0}], ids=[*FAST, "regional, renewed noise"]
+)
+@pytest.mark.parametrize("blend", [AnatomyBlend(inside=0, outside=0), AnatomyBlend(until=0)], ids=["mask", "steps"])
+def test_zero_keep_mask_is_plain_text_to_image(
+    tiny_pipeline: XRealPipeline,
+    organ_mask: np.ndarray,
+    lesion_in: MakeLesion,
+    settings: dict[str, Any],
+    blend: AnatomyBlend,
+) -> None:
+    lesions = [lesion_in()]
+    free = tiny_pipeline(None, lesions, [1, 2], **settings)
+    blended = tiny_pipeline(organ_mask, lesions, [1, 2], anatomy=blend, **settings)
+    np.testing.assert_array_equal(free.healthy, blended.healthy)
+    np.testing.assert_array_equal(free.images, blended.images)
+    kept = tiny_pipeline(organ_mask, lesions, [1, 2], **settings)
+    assert np.abs(kept.images - free.images).max() > 0.01
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_full_keep_mask_returns_the_reference(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, solver: str
+) -> None:
+    output = tiny_pipeline(organ_mask, (), [4], solver=solver, steps=4, anatomy=AnatomyBlend(1, 1, 1))
+    generator = StepNoise([4], (4, 8, 8), CPU, fixed=True).reference_generators
+    with torch.inference_mode():
+        reference = encode_image(tiny_pipeline.vae, torch.from_numpy(output.priors)[:, None], generator)
+        expected = decode_latents(tiny_pipeline.vae, reference)[:, 0].numpy()
+    np.testing.assert_allclose(output.images, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_inpainting_nowhere_returns_the_reference(tiny_pipeline: XRealPipeline, solver: str) -> None:
+    noise = StepNoise([4], (4, 8, 8), CPU, fixed=True)
+    reference = StepNoise([5], (4, 8, 8), CPU, fixed=True).start
+    base = encode_prompts(tiny_pipeline.tokenizer, tiny_pipeline.text_encoder, ["", "Mass"], CPU)
+    nowhere = LatentLesions(base[1:], torch.zeros(1, 1, 8, 8), torch.tensor([7.0]), torch.tensor([0]))
+    engine = build_solver(solver, tiny_pipeline.scheduler, 3)
+    with torch.inference_mode():
+        latents = tiny_pipeline._inpaint(engine, noise, reference, base[:1], nowhere, eta=0.0)
+    assert torch.equal(latents, reference)
+
+
+@every_mode
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_exact_leaves_every_pixel_beyond_the_feather(
+    tiny_pipeline: XRealPipeline,
+    organ_mask: np.ndarray,
+    lesion_in: MakeLesion,
+    settings: dict[str, Any],
+    strength: float,
+) -> None:
+    lesion = lesion_in(strength=strength)
+    output = tiny_pipeline(organ_mask, [lesion], [1, 2], exact=True, **settings)
+    loose = tiny_pipeline(organ_mask, [lesion], [1, 2], **settings)
+    assert output.healthy is not None
+    outside = feather(lesion.mask, FEATHER_PIXELS) == 0
+    assert outside.mean() > 0.5
+    np.testing.assert_array_equal(output.images[:, outside], output.healthy[:, outside])
+    for image, twin in zip(output.images, output.healthy, strict=True):
+        assert np.abs(image - twin)[lesion.mask == 1].max() > 1e-4
+    np.testing.assert_allclose(output.images[:, lesion.mask == 1], loose.images[:, lesion.mask == 1], atol=1e-6)
+
+
+def test_no_guidance_is_the_healthy_twin(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
+) -> None:
+    output = tiny_pipeline(organ_mask, [lesion_in()], [1], steps=4, guidance=0.0)
+    np.testing.assert_allclose(output.images, output.healthy, atol=1e-5)
+    weak, strong = (tiny_pipeline(organ_mask, [lesion_in(strength=strength)], [1], steps=4) for strength in (0.01, 1.0))
+    changes = [np.abs(drawn.images - drawn.healthy).max() for drawn in (weak, strong)]
+    assert 0 < 20 * changes[0] < changes[1]
+
+
+@every_mode
+def test_guidance_times_strength_is_what_counts(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion, settings: dict[str, Any]
+) -> None:
+    first = tiny_pipeline(organ_mask, [lesion_in(strength=0.5)], [1], guidance=8.0, **settings)
+    second = tiny_pipeline(organ_mask, [lesion_in(strength=2.0)], [1], guidance=2.0, **settings)
+    np.testing.assert_array_equal(first.images, second.images)
+
+
+@every_mode
+def test_twin_is_the_image_without_lesions(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion, settings: dict[str, Any]
+) -> None:
+    with_lesion = tiny_pipeline(organ_mask, [lesion_in()], [1, 2], **settings)
+    without = tiny_pipeline(organ_mask, (), [1, 2], **settings)
+    np.testing.assert_allclose(with_lesion.healthy, without.images, atol=1e-5)
+
+
+@every_mode
+def test_image_does_not_depend_on_its_batch(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion, settings: dict[str, Any]
+) -> None:
+    own = [[lesion_in()], [lesion_in(Organ.LEFT_LUNG, Finding.MASS), lesion_in()], [lesion_in(Organ.LEFT_LUNG)]]
+    seeds = [11, 5, 8]
+    together = tiny_pipeline(organ_mask, own, seeds, **settings)
+    for i, seed in enumerate(seeds):
+        alone = tiny_pipeline(organ_mask, own[i], [seed], **settings)
+        for name in ("images", "healthy", "priors"):
+            np.testing.assert_allclose(getattr(together, name)[i], getattr(alone, name)[0], atol=1e-4, err_msg=name)
+
+
+@every_mode
+@pytest.mark.parametrize("exact", [False, True])
+def test_image_without_lesions_beside_one_with_them_is_its_twin(
+    tiny_pipeline: XRealPipeline,
+    organ_mask: np.ndarray,
+    lesion_in: MakeLesion,
+    settings: dict[str, Any],
+    exact: bool,
+) -> None:
+    output = tiny_pipeline(organ_mask, [[lesion_in()], []], [1, 2], exact=exact, **settings)
+    assert output.healthy is not None
+    np.testing.assert_array_equal(output.images[1], output.healthy[1])
+    assert np.abs(output.images[0] - output.healthy[0]).max() > 1e-3
+
+
+@every_mode
+def test_latents_beyond_the_lesion_are_the_reference(
+    tiny_pipeline: XRealPipeline,
+    organ_mask: np.ndarray,
+    lesion_in: MakeLesion,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regional: the twin's latents; two-pass: those of the encoded twin. The lesion covers whole latents here."""
+    seen: list[torch.Tensor] = []
+
+    def encode(*given: Any) -> torch.Tensor:
+        seen.append(encode_image(*given))
+        return seen[-1]
+
+    def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        seen.append(latents)
+        return decode_latents(vae, latents)
+
+    monkeypatch.setattr(xreal.pipeline, "encode_image", encode)
+    monkeypatch.setattr(xreal.pipeline, "decode_latents", decode)
+    lesion = lesion_in()
+    tiny_pipeline(organ_mask, [lesion], [1], **settings)
+    before, after = seen[-2:]
+    outside = torch.from_numpy(lesion.mask[::8, ::8] == 0)
+    assert torch.equal(before[..., outside], after[..., outside])
+    assert (before[..., ~outside] - after[..., ~outside]).abs().min() > 0
+
+
+def test_order_of_lesions_does_not_matter(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
+) -> None:
+    lesions = [lesion_in(), lesion_in(Organ.LEFT_LUNG, Finding.MASS)]
+    first, second = (tiny_pipeline(organ_mask, order, [1], steps=4).images for order in (lesions, lesions[::-1]))
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_each_image_has_its_own_organ_mask(tiny_pipeline: XRealPipeline, organ_mask: np.ndarray) -> None:
+    other = np.roll(organ_mask, 4, axis=0)
+    both = tiny_pipeline(np.stack([organ_mask, other]), (), [1, 1], steps=4)
+    alone = tiny_pipeline(other, (), [1], steps=4)
+    np.testing.assert_allclose(both.images[1], alone.images[0], atol=1e-5)
+    assert np.abs(both.images[0] - both.images[1]).max() > 0.01
+
+
+def test_masks_of_another_size_are_brought_to_the_models(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
+) -> None:
+    large = Lesion(Finding.PNEUMONIA, lesion_in().mask.repeat(3, 0).repeat(3, 1))
+    first = tiny_pipeline(organ_mask, [lesion_in()], [1], steps=3)
+    second = tiny_pipeline(organ_mask.repeat(3, 0).repeat(3, 1), [large], [1], steps=3)
+    np.testing.assert_allclose(first.images, second.images, atol=1e-5)
+
+
+@every_mode
+def test_saved_and_opened_draws_the_same(
+    tiny_pipeline: XRealPipeline,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    organ_mask: np.ndarray,
+    lesion_in: MakeLesion,
+    settings: dict[str, Any],
+) -> None:
+    """Both written by the stages and by ``save_pretrained``."""
+    tiny_pipeline.save_pretrained(tmp_path)
+    call = (organ_mask, [lesion_in()], [1])
+    drawn = tiny_pipeline(*call, **settings)
+    for folder in (tiny_model_folder, tmp_path):
+        opened = XRealPipeline.from_pretrained(folder)
+        assert opened.components.keys() == tiny_pipeline.components.keys()
+        opened.set_progress_bar_config(disable=True)
+        again = opened(*call, **settings)
+        np.testing.assert_array_equal(drawn.images, again.images)

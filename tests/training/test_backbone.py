@@ -1,0 +1,84 @@
+"""What the backbone stage does before it trains: balance, cached latents, a tokenizer that a run keeps."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from xreal.config import PRESETS
+from xreal.data.prepared import PreparedDataset
+from xreal.models.autoencoder import build_autoencoder
+from xreal.training.backbone import BackboneStage, balanced_weights
+from xreal.vocabulary import Finding
+
+TINY = PRESETS["tiny"]
+COMMON, RARE, RAREST = (Finding.NO_FINDING,), (Finding.EDEMA,), (Finding.HERNIA,)
+
+
+def make(data: Path, cache: Path, seed: int = 0, copies: int = 0) -> BackboneStage:
+    torch.manual_seed(seed)
+    preset = TINY.with_stage("backbone", augmented_copies=copies)
+    return BackboneStage(preset, [data], build_autoencoder(TINY.autoencoder, 64), cache)
+
+
+def test_rare_findings_come_more_often() -> None:
+    findings = [COMMON] * 400 + [RARE] * 100
+    weights = balanced_weights(findings)
+    assert (weights[-1] / weights[0]).item() == pytest.approx(2)  # √(400 / 100)
+    assert balanced_weights(findings, power=0).unique().tolist() == [1]
+    even = balanced_weights(findings, power=1)
+    assert even[:400].sum().item() == pytest.approx(even[400:].sum().item())
+
+
+def test_the_rarest_of_several_findings_counts_and_few_are_not_repeated_endlessly() -> None:
+    findings = [COMMON] * 400 + [RARE] * 99 + [(*RARE, *COMMON)] + [RAREST] * 2 + [()]
+    weights = balanced_weights(findings, fewest=25)
+    assert weights[499] == weights[498]
+    assert (weights[500] / weights[498]).item() == pytest.approx(2)  # 2 images count as 25
+    assert weights[-1] < weights[0]
+
+
+def test_latents_are_encoded_once_per_run(phantom_data: Path, tmp_path: Path) -> None:
+    first = make(phantom_data, tmp_path)
+    again = make(phantom_data, tmp_path, seed=1)  # another autoencoder, but the cache is there
+    assert torch.equal(first.latents, again.latents)
+    assert first.latents.shape == (9, 1, 4, 8, 8)
+    assert first.validation_latents.shape == (3, 4, 8, 8)
+
+
+def test_augmented_copies_stand_beside_the_unchanged_one(phantom_data: Path, tmp_path: Path) -> None:
+    plain, augmented = make(phantom_data, tmp_path / "a"), make(phantom_data, tmp_path / "b", copies=2)
+    assert augmented.latents.shape == (9, 3, 4, 8, 8)
+    torch.testing.assert_close(augmented.latents[:, 0], plain.latents[:, 0])
+    for one, other in itertools.combinations(range(3), 2):
+        assert (augmented.latents[:, one] - augmented.latents[:, other]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_prompts_are_dropped_at_the_presets_share(phantom_data: Path, tmp_path: Path) -> None:
+    stage = make(phantom_data, tmp_path)
+    _, ids = stage.batch([0] * 2000, torch.Generator().manual_seed(0))
+    empty = (ids == stage.unprompted_ids).all(1)
+    assert empty.float().mean().item() == pytest.approx(0.1, abs=0.03)
+    assert (ids[~empty] == stage.input_ids[0]).all()
+    prompt = PreparedDataset([phantom_data], "train").prompts[0]
+    assert stage.tokenizer.decode(stage.input_ids[0], skip_special_tokens=True).startswith(prompt.split(",")[0].lower())
+
+
+def test_run_keeps_the_token_numbers_that_it_began_with(
+    phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make(phantom_data, tmp_path)
+    words = ["A new finding", *(finding.value for finding in Finding), "PA view", "AP view", "male", "female"]
+    monkeypatch.setattr("xreal.models.text_encoder.prompt_words", lambda: words)
+    after = make(phantom_data, tmp_path)
+    assert torch.equal(before.input_ids, after.input_ids)
+    fresh = make(phantom_data, tmp_path / "fresh")
+    assert not torch.equal(before.input_ids, fresh.input_ids)
+
+
+def test_validation_loss_is_the_same_every_time(phantom_data: Path, tmp_path: Path) -> None:
+    stage = make(phantom_data, tmp_path)
+    stage.network.eval()
+    with torch.no_grad():
+        assert stage.validate() == stage.validate()

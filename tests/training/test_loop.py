@@ -1,0 +1,207 @@
+"""Training: every stage runs and exports, a killed run goes on as if nothing had happened, nothing is lost silently."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xreal.config import PRESETS, Preset
+from xreal.errors import DataError, InputError, TrainingError
+from xreal.masks.lesions import Lesion
+from xreal.models.folder import read_index
+from xreal.pipeline import XRealPipeline
+from xreal.training.loop import draw_indices, learning_rate_factor, train
+from xreal.training.stage import Loss
+from xreal.training.stages import STAGES, build_stage
+
+TINY = PRESETS["tiny"]
+EXPORTS = {
+    "segmenter": ["segmenter"],
+    "autoencoder": ["vae"],
+    "backbone": ["unet", "text_encoder", "tokenizer", "scheduler"],
+    "anatomy": ["anatomy_controller"],
+}
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+def run(stage: str, data: Path, out: Path, preset: Preset = TINY, vae: Path | None = None, **options: Any) -> Any:
+    """Train as `xreal train` does; weights may not depend on what the process drew before."""
+    torch.manual_seed(int.from_bytes(str(out).encode()[-2:]))
+    return train(build_stage(stage, preset, [data], out, vae), out, mixed_precision="no", **options)
+
+
+def kill_at(wanted: int) -> Callable[[int, int, dict[str, float]], None]:
+    def report(step: int, total: int, parts: dict[str, float]) -> None:
+        if step == wanted:
+            raise Killed
+
+    return report
+
+
+def exported(out: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}.{name}": tensor
+        for path in sorted(out.glob("*/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold a model made by the four stages, one after another, without interruption."""
+    out = tmp_path_factory.mktemp("trained")
+    for name in STAGES:
+        metrics = run(name, phantom_data, out)
+        assert metrics
+        assert all(np.isfinite(value) for value in metrics.values())
+        assert [part for part in EXPORTS[name] if not (out / part).is_dir()] == []
+    return out
+
+
+def test_stages_leave_their_records(trained: Path) -> None:
+    for name in STAGES:
+        folder = trained / "training" / name
+        config = json.loads((folder / "config.json").read_text())
+        assert config["preset"]["name"] == "tiny"
+        assert config["stage"]["steps"] == 4
+        assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [4]
+        assert (folder / "step-0000004.png").stat().st_size > 1000
+        assert list(folder.rglob("events.out.tfevents.*"))
+        assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint"}
+
+
+def test_trained_model_draws(trained: Path, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]) -> None:
+    from xreal.models.folder import write_index
+
+    assert write_index(trained)
+    assert read_index(trained).keys() == {name for names in EXPORTS.values() for name in names}
+    pipeline = XRealPipeline.from_pretrained(trained)
+    pipeline.set_progress_bar_config(disable=True)
+    output = pipeline(organ_mask, [lesion_in()], [1, 2], steps=3)
+    assert output.images.std() > 0.01
+    assert pipeline.vae.config.scaling_factor != 1.0
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_killed_run_goes_on_to_the_same_weights(name: str, trained: Path, phantom_data: Path, tmp_path: Path) -> None:
+    vae = trained if name in ("backbone", "anatomy") else None
+    with pytest.raises(Killed):
+        run(name, phantom_data, tmp_path, vae=vae, report=kill_at(3))
+    assert not any((tmp_path / part).exists() for part in EXPORTS[name])
+    steps: list[int] = []
+    run(name, phantom_data, tmp_path, vae=vae, resume=True, report=lambda step, *_: steps.append(step))
+    assert steps == [3, 4]  # the checkpoint after step 2 is the last one
+    ours = exported(tmp_path)
+    theirs = {key: value for key, value in exported(trained).items() if key.split(".")[0] in EXPORTS[name]}
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.equal(ours[key], tensor), key
+    for part in EXPORTS[name]:
+        for path in (trained / part).glob("*.json"):
+            assert (tmp_path / part / path.name).read_text() == path.read_text()
+            assert str(trained) not in path.read_text()
+
+
+def test_run_out_of_time_stops_with_a_checkpoint_and_goes_on(trained: Path, phantom_data: Path, tmp_path: Path) -> None:
+    for expected in (1, 2):
+        metrics = run("segmenter", phantom_data, tmp_path, resume=expected > 1, max_minutes=0)
+        assert metrics.keys() == {"dice left lung", "dice right lung", "dice heart"}
+        log = (tmp_path / "training/segmenter/log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == list(range(1, expected + 1))
+        assert (tmp_path / "segmenter").is_dir()
+    run("segmenter", phantom_data, tmp_path, resume=True)
+    ours, theirs = exported(tmp_path), exported(trained)
+    for key, tensor in ours.items():
+        assert torch.equal(theirs[key], tensor), key
+
+
+def test_kill_while_a_checkpoint_is_replaced_loses_nothing(phantom_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "training/segmenter"
+    with pytest.raises(Killed):
+        run("segmenter", phantom_data, tmp_path, report=kill_at(3))
+    (folder / "checkpoint").rename(folder / "checkpoint.old")  # after the first rename of a save, before the second
+    (folder / "checkpoint.new").mkdir()
+    (folder / "checkpoint.new" / "half").touch()
+    steps: list[int] = []
+    run("segmenter", phantom_data, tmp_path, resume=True, report=lambda step, *_: steps.append(step))
+    assert steps == [3, 4]
+    assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint"}
+    assert not (folder / "checkpoint" / "half").exists()
+
+
+def test_existing_run_is_not_overwritten(trained: Path, phantom_data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    with pytest.raises(TrainingError, match=r"already holds a run; give --resume"):
+        run("segmenter", phantom_data, trained)
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+
+
+def test_nothing_to_resume(phantom_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds no checkpoint to resume from"):
+        run("segmenter", phantom_data, tmp_path, resume=True)
+
+
+def test_loss_that_is_not_finite_stops_the_run(phantom_data: Path, tmp_path: Path) -> None:
+    stage = build_stage("segmenter", TINY, [phantom_data], tmp_path)
+    losses = stage.losses
+
+    def diverge(batch: Any, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        for loss in losses(batch, step, generator):
+            yield replace(loss, value=loss.value * float("nan")) if step == 2 else loss
+
+    stage.losses = diverge  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="segmenter: the loss is nan at step 2; resume with a lower"):
+        train(stage, tmp_path, mixed_precision="no")
+    assert (tmp_path / "training/segmenter/checkpoint").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("controlnet", InputError, "unknown stage 'controlnet'; expected one of segmenter, autoencoder, backbone"),
+        ("backbone", TrainingError, "holds no vae/; run `xreal train autoencoder`"),
+        ("anatomy", TrainingError, "holds no vae/"),
+    ],
+)
+def test_stage_is_refused(name: str, error: type[Exception], said: str, phantom_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(error, match=said):
+        build_stage(name, TINY, [phantom_data], tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["segmenter", "anatomy"])
+def test_stages_on_masks_need_masks(name: str, phantom_folder: Path, trained: Path, tmp_path: Path) -> None:
+    from xreal.data.prepare import prepare
+
+    prepare("folder", phantom_folder, tmp_path / "bare", 64)
+    with pytest.raises(DataError, match="organ mask"):
+        build_stage(name, TINY, [tmp_path / "bare"], trained)
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
+    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
+    assert set(factors[9:81]) == {1.0}
+    np.testing.assert_allclose(factors[80:], np.arange(20, 0, -1) / 20)
+    assert learning_rate_factor(0, 100, 0) == 1
+    assert learning_rate_factor(100, 100, 10) == 0
+    assert all(0 < learning_rate_factor(step, 4, 1) <= 1 for step in range(4))
+
+
+def test_samples_are_drawn_by_weight_step_and_seed() -> None:
+    weights = torch.tensor([0.0, 1.0, 3.0])
+    drawn = [index for step in range(500) for index in draw_indices(weights, 8, step, seed=0)]
+    counts = np.bincount(drawn, minlength=3) / len(drawn)
+    np.testing.assert_allclose(counts, [0, 0.25, 0.75], atol=0.03)
+    even = torch.ones(1000)
+    assert draw_indices(even, 8, 5, 0) == draw_indices(even, 8, 5, 0)
+    assert len({tuple(draw_indices(even, 8, step, seed)) for step in range(5) for seed in range(5)}) == 25
