@@ -50,6 +50,7 @@ def generate(
     anatomy_inside: Annotated[float, typer.Option(help="Blend strength inside the organs.")] = 1.0,
     anatomy_outside: Annotated[float, typer.Option(help="Blend strength outside the organs.")] = 0.2,
     anatomy_until: Annotated[float, typer.Option(help="Share of the steps that blend.")] = 0.5,
+    lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.5,
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave every pixel outside the lesions as in the healthy twin.")
     ] = False,
@@ -72,11 +73,12 @@ def generate(
         prepare_output_folder(out, overwrite)
 
     from xreal.control.anatomy import AnatomyBlend
+    from xreal.inputs import check_settings
     from xreal.models.folder import resolve_folder, weights_hash
-    from xreal.pipeline import XRealPipeline, check_settings
+    from xreal.pipeline import XRealPipeline
     from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn
 
-    check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta)
+    check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta, lesion_start)
     anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until)
     _hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
@@ -101,6 +103,7 @@ def generate(
             solver=solver,
             steps=steps,
             guidance=guidance,
+            lesion_start=lesion_start,
             eta=eta,
             prompt=prompt,
             exact=exact,
@@ -165,6 +168,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Model folder with a vae/ to use instead of OUT's.")] = None,
+    start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
     max_minutes: Annotated[float, typer.Option(help="Stop with a checkpoint after this time.")] = float("inf"),
 ) -> None:
@@ -173,13 +177,13 @@ def train(
 
     changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     chosen = get_preset(preset)
-    from xreal.models.folder import write_index
+    from xreal.models.folder import resolve_folder, write_index
     from xreal.training.loop import train as run
     from xreal.training.stages import STAGES, build_stage
 
     if stage in STAGES:
         chosen = chosen.with_stage(stage, **{key: value for key, value in changes.items() if value is not None})
-    built = build_stage(stage, chosen, data, out, autoencoder)
+    built = build_stage(stage, chosen, data, out, autoencoder, None if start is None else resolve_folder(start))
 
     from rich.progress import (
         BarColumn,

@@ -69,6 +69,7 @@ class BackboneConfig:
     beta_start: float = 0.0015  # METHOD: the paper's schedule, linear in √β
     beta_end: float = 0.0295
     prompt_dropout: float = 0.1  # share of prompts replaced by "" so that guidance has its unprompted prediction
+    detail_dropout: float = 0.5  # share of the other prompts without view and sex: findings must work alone
     min_snr_gamma: float = 5.0  # loss weight min(SNR, γ), arXiv 2303.09556
     channel_weight_power: float = 0.5  # loss weight of a latent channel: its effect on pixels to this power
 
@@ -158,6 +159,7 @@ _PAPER = Preset(
         heads=8,
         norm_num_groups=32,
         prediction_type="epsilon",
+        detail_dropout=0.0,
         min_snr_gamma=0.0,
         channel_weight_power=0.0,
     ),

@@ -14,9 +14,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,20 +27,17 @@ from torch import Tensor
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, draw_prior
 from xreal.control.blending import Keep, StepNoise
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
-from xreal.control.solvers import SOLVERS, build_solver
-from xreal.errors import InputError, MaskError, ModelError
-from xreal.masks.lesions import Lesion, feather, resize_lesion_mask, warn_if_outside_lungs
+from xreal.control.solvers import build_solver
+from xreal.errors import InputError, ModelError
+from xreal.inputs import Mode, check_settings, lesions_per_image
+from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
 from xreal.models.folder import REQUIRED, load_component, read_index, resolve_folder
 from xreal.models.text_encoder import encode_prompts
 
-__all__ = ["Mode", "XRealPipeline", "XRealPipelineOutput", "check_settings"]
+__all__ = ["XRealPipeline", "XRealPipelineOutput"]
 
-Mode = Literal["regional", "two-pass"]
-
-# Solver, steps and DDIM's η of each mode where the caller does not say: two-pass is the authors' procedure.
-_DEFAULTS: dict[str, tuple[str, int, float]] = {"regional": ("dpm++", 30, 0.0), "two-pass": ("ddim", 100, 1.0)}
 FEATHER_PIXELS = 6.0  # soft edge of the exact composite, a bit under one latent (8 pixels)
 
 
@@ -127,6 +124,7 @@ class XRealPipeline(DiffusionPipeline):
         guidance: float = 7.0,
         eta: float | None = None,
         anatomy: AnatomyBlend | None = None,
+        lesion_start: float = 0.5,
         exact: bool = False,
     ) -> XRealPipelineOutput:
         """Draw one chest X-ray per seed.
@@ -144,6 +142,8 @@ class XRealPipeline(DiffusionPipeline):
             guidance: w; each lesion's own strength multiplies it.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask's prior is blended in; default the paper's.
+            lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
+                anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
 
         Raises:
@@ -151,11 +151,11 @@ class XRealPipeline(DiffusionPipeline):
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
-        solver_name, steps, eta = check_settings(seeds, mode, solver, steps, guidance, eta)
+        solver_name, steps, eta = check_settings(seeds, mode, solver, steps, guidance, eta, lesion_start)
         seeds = [int(seed) for seed in seeds]
         blend = anatomy or AnatomyBlend()
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
-        per_image = _lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
+        per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(solver_name, self.scheduler, steps)
         device = self.unet.device
 
@@ -176,7 +176,7 @@ class XRealPipeline(DiffusionPipeline):
 
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = findings if mode == "regional" else None
-        healthy_latents, latents = self._draw(engine, noise, keep, base, together, eta)
+        healthy_latents, latents = self._draw(engine, noise, keep, base, together, round(lesion_start * steps), eta)
         healthy = decode_latents(self.vae, healthy_latents)  # (B, 1, H, W)
         if findings is None:
             images = healthy
@@ -209,6 +209,7 @@ class XRealPipeline(DiffusionPipeline):
                 "guidance": guidance,
                 "eta": eta,
                 "prompt": prompt,
+                "lesion_start": lesion_start,
                 "exact": exact,
                 "anatomy": asdict(blend),
             },
@@ -220,24 +221,41 @@ class XRealPipeline(DiffusionPipeline):
         return side, side
 
     def _draw(
-        self, solver: Any, noise: StepNoise, keep: Keep | None, base: Tensor, lesions: LatentLesions | None, eta: float
+        self,
+        solver: Any,
+        noise: StepNoise,
+        keep: Keep | None,
+        base: Tensor,
+        lesions: LatentLesions | None,
+        lesion_start: int,
+        eta: float,
     ) -> tuple[Tensor, Tensor]:
-        """Run one trajectory: latents of the healthy X-rays and, beside them, of those with lesions."""
-        batch = len(noise.start)
+        """Run one trajectory: latents of the healthy X-rays and, beside them, of those with lesions.
+
+        Up to step ``lesion_start`` both are the same and cost one network call per image; from then on the lesions are
+        guided, and released from the anatomy blend, which would wipe them out.
+        """
+        batch, steps = len(noise.start), len(solver.timesteps)
         tracks = 1 if lesions is None else 2
+        kept = None if keep is None else keep.repeat(tracks)
         latents = noise.start.repeat(tracks, 1, 1, 1) * solver.init_noise_sigma  # (tracks · B, c, h, w)
         for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
-            if keep is not None and index < keep.steps:
-                latents = keep.repeat(tracks).blend(
-                    latents, noise.for_reference().repeat(tracks, 1, 1, 1), solver, timestep
-                )
-            prediction = self._predict(solver, latents, timestep, base, lesions, first=batch * (tracks - 1))
+            guided = lesions if index >= lesion_start else None
+            if guided is not None and keep is not None:
+                kept = keep.repeat(tracks, release=guided.union(batch))
+            if kept is not None and index < kept.steps:
+                renewed = noise.for_reference().repeat(tracks, 1, 1, 1)
+                latents = kept.blend(latents, renewed, solver, timestep)
+            if guided is None:
+                prediction = self._predict(solver, latents[:batch], timestep, base).repeat(tracks, 1, 1, 1)
+            else:
+                prediction = self._predict(solver, latents, timestep, base, guided, first=batch)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
-            if lesions is not None:
+            if guided is not None:
                 healthy, changed = latents.chunk(2)
-                latents = torch.cat([healthy, torch.lerp(healthy, changed, lesions.union(batch))])
-        if keep is not None:
-            latents = keep.repeat(tracks).finish(latents, len(solver.timesteps))
+                latents = torch.cat([healthy, torch.lerp(healthy, changed, guided.union(batch))])
+        if kept is not None:
+            latents = kept.finish(latents, steps)
         return latents[:batch], latents[-batch:]
 
     def _inpaint(
@@ -248,12 +266,18 @@ class XRealPipeline(DiffusionPipeline):
         latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
         for timestep in self.progress_bar(solver.timesteps):
             latents = keep.blend(latents, noise.for_reference(), solver, timestep)
-            prediction = self._predict(solver, latents, timestep, base, lesions, first=0)
+            prediction = self._predict(solver, latents, timestep, base, lesions)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
         return keep.finish(latents, len(solver.timesteps))
 
     def _predict(
-        self, solver: Any, latents: Tensor, timestep: Tensor, base: Tensor, lesions: LatentLesions | None, first: int
+        self,
+        solver: Any,
+        latents: Tensor,
+        timestep: Tensor,
+        base: Tensor,
+        lesions: LatentLesions | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Call the U-Net once for all prompts; image i of the lesions is ``latents[first + i]``."""
         latents = solver.scale_model_input(latents, timestep)
@@ -299,67 +323,6 @@ def _step(solver: Any, prediction: Tensor, timestep: Tensor, latents: Tensor, no
     drawn = noise.draw()
     drawn = drawn.repeat(len(latents) // len(drawn), 1, 1, 1)
     return solver.step(prediction, timestep, latents, eta=eta, variance_noise=drawn).prev_sample
-
-
-def check_settings(
-    seeds: Sequence[int],
-    mode: str = "regional",
-    solver: str | None = None,
-    steps: int | None = None,
-    guidance: float = 7.0,
-    eta: float | None = None,
-) -> tuple[str, int, float]:
-    """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
-
-    Returns:
-        Solver, steps and eta, those of the mode where none was given.
-
-    Raises:
-        InputError: a setting is unknown or out of range.
-    """
-    if mode not in _DEFAULTS:
-        raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(_DEFAULTS)}")
-    default_solver, default_steps, default_eta = _DEFAULTS[mode]
-    solver = default_solver if solver is None else solver
-    steps = default_steps if steps is None else steps
-    eta = (default_eta if solver == "ddim" else 0.0) if eta is None else eta
-    if solver not in SOLVERS:
-        raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
-    if steps < 1:
-        raise InputError(f"steps is {steps}; expected at least 1")
-    if not seeds:
-        raise InputError("no seeds; give one per image")
-    if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
-        raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
-    if not 0 <= guidance < float("inf"):
-        raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
-    if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
-        raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
-    return solver, steps, eta
-
-
-def _lesions_per_image(
-    lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]], organ_mask: np.ndarray | None, batch: int, image_size: int
-) -> list[list[Lesion]]:
-    """Give each image its own lesions, at the model's size."""
-    given: list[Any] = list(lesions)
-    per_image: list[list[Lesion]]
-    if all(isinstance(lesion, Lesion) for lesion in given):
-        per_image = [given] * batch
-    elif len(given) == batch and not any(isinstance(lesion, Lesion) for lesion in given):
-        per_image = [list(own) for own in given]
-    else:
-        raise InputError(f"lesions: expected a list of Lesion, or one list of Lesion for each of the {batch} seeds")
-    if organ_mask is not None:
-        masks = [organ_mask] * batch if np.ndim(organ_mask) == 2 else list(organ_mask)
-        for mask, own in zip(masks * (batch // len(masks)), per_image, strict=True):
-            for lesion in own:
-                if lesion.mask.shape != mask.shape:
-                    raise MaskError(
-                        f"lesion mask is {lesion.mask.shape}, organ mask {mask.shape}; expected the same size"
-                    )
-                warn_if_outside_lungs(lesion, mask)
-    return [[replace(lesion, mask=resize_lesion_mask(lesion.mask, image_size)) for lesion in own] for own in per_image]
 
 
 def _composite(image: np.ndarray, healthy: np.ndarray, lesions: list[Lesion]) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xreal.errors import ModelError
-from xreal.models.folder import REQUIRED, read_index, resolve_folder, weights_hash, write_index
+from xreal.models.folder import REQUIRED, read_index, resolve_folder, start_from, weights_hash, write_index
 from xreal.pipeline import XRealPipeline
 
 
@@ -142,3 +142,21 @@ def test_hash_is_of_the_weights_alone(folder: Path) -> None:
 def test_half_precision_weights_open_in_full(folder: Path) -> None:
     change_weights(folder, "vae", lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))
     assert {p.dtype for p in XRealPipeline.from_pretrained(folder).vae.parameters()} == {torch.float32}
+
+
+def test_training_starts_from_stored_weights_and_keeps_fresh_layers(tmp_path: Path) -> None:
+    stored, network = torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(2, 3)
+    save_file(stored.state_dict(), tmp_path / "weights.safetensors")
+    bias = network.bias.detach().clone()
+    start_from(network, tmp_path)
+    assert torch.equal(network.weight, stored.weight)
+    assert torch.equal(network.bias, bias)
+    start_from(network, tmp_path / "missing")
+    assert torch.equal(network.weight, stored.weight)
+
+
+@pytest.mark.parametrize("network", [torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(2, affine=False)])
+def test_training_does_not_start_from_another_shape(tmp_path: Path, network: torch.nn.Module) -> None:
+    save_file(torch.nn.Linear(2, 3, bias=False).state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match="another shape"):
+        start_from(network, tmp_path)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from xreal.errors import InputError, MaskError, ModelError, XRealError
+from xreal.inputs import check_settings
 from xreal.masks.lesions import Lesion
-from xreal.pipeline import XRealPipeline, check_settings
+from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding
 
 LESION = Lesion(Finding.MASS, np.ones((64, 64)))

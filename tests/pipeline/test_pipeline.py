@@ -57,6 +57,7 @@ def test_defaults_are_recorded(tiny_pipeline: XRealPipeline, mode: str, solver: 
         "guidance": 7.0,
         "eta": eta,
         "prompt": "",
+        "lesion_start": 0.5,
         "exact": False,
         "anatomy": {"inside": 1.0, "outside": 0.2, "until": 0.5},
     }

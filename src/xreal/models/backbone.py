@@ -20,7 +20,9 @@ __all__ = ["Backbone", "PatchUNet2DConditionModel", "build_scheduler", "build_un
 class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
     """U-Net that works on patches of latents: ``patch_size``² latents become channels, and back at the end.
 
-    At f = 8 and 256 pixels the costly 32×32 level goes; masks and blending still see every latent.
+    At f = 8 and 256 pixels the costly 32×32 level goes; masks and blending still see every latent. The prompt also
+    reaches every layer through the time embedding (``addition_embed_type="text"``), which learns from few images what
+    cross-attention alone does not.
     """
 
     @register_to_config
@@ -37,6 +39,8 @@ class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
         attention_head_dim: int = 4,
         cross_attention_dim: int = 192,
         norm_num_groups: int = 16,
+        addition_embed_type: str | None = "text",
+        addition_embed_type_num_heads: int = 4,
     ) -> None:
         super().__init__(
             sample_size=sample_size // patch_size,
@@ -49,6 +53,8 @@ class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
             attention_head_dim=attention_head_dim,
             cross_attention_dim=cross_attention_dim,
             norm_num_groups=norm_num_groups,
+            addition_embed_type=addition_embed_type,
+            addition_embed_type_num_heads=addition_embed_type_num_heads,
         )
         # The parent registered what its convolutions see; the configuration states what the caller sees.
         self.register_to_config(sample_size=sample_size, in_channels=in_channels, out_channels=out_channels)

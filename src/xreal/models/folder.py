@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from xreal.errors import ModelError
 
@@ -145,6 +146,26 @@ def load_component(folder: Path, name: str, class_name: str) -> Any:
     if wrong:
         raise ModelError(f"{place} does not fit {class_name}; {'; '.join(wrong)}")
     return loaded.float().eval()
+
+
+def start_from(network: torch.nn.Module, folder: Path) -> None:
+    """Copy the weights of a component's folder into a new network, to train on from them.
+
+    Nothing happens where the folder is missing; layers that it does not have keep their fresh weights.
+
+    Raises:
+        ModelError: weights of another shape, or a network that shares nothing.
+    """
+    stored: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        stored |= load_file(path)
+    if not stored:
+        return
+    own = network.state_dict()
+    wrong = [key for key, value in stored.items() if key in own and own[key].shape != value.shape]
+    if wrong or not stored.keys() & own.keys():
+        raise ModelError(f"{folder} has another shape than the preset asks for: {', '.join(wrong) or 'no layer fits'}")
+    network.load_state_dict({key: value.float() for key, value in stored.items() if key in own}, strict=False)
 
 
 def weights_hash(folder: Path) -> str:

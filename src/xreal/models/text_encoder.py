@@ -48,7 +48,7 @@ def build_tokenizer(config: TextEncoderConfig) -> PreTrainedTokenizerFast:
 
 def build_text_encoder(config: TextEncoderConfig) -> LDMBertModel:
     """Make an untrained text encoder of the paper's design (pre-norm, learnt positions, no padding mask)."""
-    return LDMBertModel(
+    encoder = LDMBertModel(
         LDMBertConfig(
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_length,
@@ -59,6 +59,9 @@ def build_text_encoder(config: TextEncoderConfig) -> LDMBertModel:
             d_model=config.width,
         )
     )
+    # The default, 0.02, makes all prompts nearly the same embeddings, and the U-Net learns to ignore them.
+    nn.init.normal_(encoder.model.embed_tokens.weight, std=0.5)
+    return encoder
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:

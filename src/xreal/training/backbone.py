@@ -19,10 +19,11 @@ from xreal.data.contract import collate
 from xreal.data.prepared import PreparedDataset
 from xreal.models.autoencoder import channel_effects, decode_latents, encode_image
 from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
+from xreal.models.folder import start_from
 from xreal.models.precision import default_device
 from xreal.models.text_encoder import build_text_encoder, build_tokenizer, tokenize
 from xreal.training.stage import Loss, Stage
-from xreal.vocabulary import Finding
+from xreal.vocabulary import Finding, prompt_from_findings
 
 __all__ = ["BackboneStage", "balanced_weights"]
 
@@ -48,13 +49,16 @@ class BackboneStage(Stage):
 
     name = "backbone"
 
-    def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL, cache: Path) -> None:
+    def __init__(
+        self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL, cache: Path, start: Path | None = None
+    ) -> None:
         """Encode the data, or read what an earlier start of the same run encoded.
 
         Args:
             preset: sizes.
             data: prepared folders.
             autoencoder: trained, its ``scaling_factor`` set.
+            start: model folder whose ``unet/`` and ``text_encoder/``, as far as they are there, training begins with.
             cache: folder for the tokenizer and the encoded latents; augmented copies are shifted, scaled and turned a
                 little.
         """
@@ -76,9 +80,14 @@ class BackboneStage(Stage):
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache / "tokenizer")
         self.scheduler = build_scheduler(preset.backbone)
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
+        self.finding_ids = tokenize(self.tokenizer, [prompt_from_findings(names) for names in train_data.findings])
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
         self.unprompted_ids = tokenize(self.tokenizer, [""])
-        self.networks = {"backbone": Backbone(build_unet(preset), build_text_encoder(preset.text_encoder))}
+        backbone = Backbone(build_unet(preset), build_text_encoder(preset.text_encoder))
+        if start is not None:
+            for name, network in backbone.named_children():
+                start_from(network, start / name)
+        self.networks = {"backbone": backbone}
         self.sampling_weights = balanced_weights(train_data.findings)
 
     @torch.no_grad()
@@ -102,8 +111,10 @@ class BackboneStage(Stage):
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return latents (B, c, h, w) and token numbers (B, L), some of them those of the empty prompt."""
         copies = torch.randint(0, self.latents.shape[1], (len(indices),), generator=generator)
-        ids = self.input_ids[list(indices)]
-        dropped = torch.rand(len(indices), 1, generator=generator) < self.preset.backbone.prompt_dropout
+        config = self.preset.backbone
+        brief = torch.rand(len(indices), 1, generator=generator) < config.detail_dropout
+        ids = torch.where(brief, self.finding_ids[list(indices)], self.input_ids[list(indices)])
+        dropped = torch.rand(len(indices), 1, generator=generator) < config.prompt_dropout
         return self.latents[list(indices), copies], torch.where(dropped, self.unprompted_ids, ids)
 
     def losses(self, batch: tuple[Tensor, Tensor], step: int, generator: torch.Generator) -> Iterator[Loss]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from xreal.config import Preset
 from xreal.errors import InputError, TrainingError
-from xreal.models.folder import load_component, read_class
+from xreal.models.folder import load_component, read_class, start_from
 from xreal.training.stage import Stage
 
 __all__ = ["STAGES", "build_stage"]
@@ -16,7 +16,14 @@ __all__ = ["STAGES", "build_stage"]
 STAGES = ("segmenter", "autoencoder", "backbone", "anatomy")
 
 
-def build_stage(name: str, preset: Preset, data: Sequence[Path], out: Path, autoencoder: Path | None = None) -> Stage:
+def build_stage(
+    name: str,
+    preset: Preset,
+    data: Sequence[Path],
+    out: Path,
+    autoencoder: Path | None = None,
+    start: Path | None = None,
+) -> Stage:
     """Make a stage ready to train.
 
     Args:
@@ -25,6 +32,7 @@ def build_stage(name: str, preset: Preset, data: Sequence[Path], out: Path, auto
         data: prepared folders.
         out: model folder that the stage adds its component to.
         autoencoder: folder that holds ``vae/``, for the stages that need it; default ``out``.
+        start: model folder whose weights training begins with.
 
     Raises:
         InputError: unknown stage.
@@ -34,20 +42,27 @@ def build_stage(name: str, preset: Preset, data: Sequence[Path], out: Path, auto
     if name == "segmenter":
         from xreal.training.segmenter import SegmenterStage
 
-        return SegmenterStage(preset, data)
+        return _started(SegmenterStage(preset, data), start, "segmenter")
     if name == "autoencoder":
         from xreal.training.autoencoder import AutoencoderStage
 
-        return AutoencoderStage(preset, data)
+        return _started(AutoencoderStage(preset, data), start, "vae")
     if name == "backbone":
         from xreal.training.backbone import BackboneStage
 
-        return BackboneStage(preset, data, _autoencoder(autoencoder or out), cache=out / "training/backbone/latents")
+        cache = out / "training/backbone/latents"
+        return BackboneStage(preset, data, _autoencoder(autoencoder or out), cache, start)
     if name == "anatomy":
         from xreal.training.anatomy import AnatomyStage
 
-        return AnatomyStage(preset, data, _autoencoder(autoencoder or out))
+        return _started(AnatomyStage(preset, data, _autoencoder(autoencoder or out)), start, "anatomy_controller")
     raise InputError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
+
+
+def _started(stage: Stage, start: Path | None, component: str) -> Stage:
+    if start is not None:
+        start_from(stage.network, start / component)
+    return stage
 
 
 def _autoencoder(folder: Path) -> Any:

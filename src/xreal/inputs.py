@@ -1,0 +1,94 @@
+"""What a call of the pipeline is given, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from xreal.control.solvers import SOLVERS
+from xreal.errors import InputError, MaskError
+from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
+
+__all__ = ["Mode", "check_settings", "lesions_per_image"]
+
+Mode = Literal["regional", "two-pass"]
+
+# Solver, steps and DDIM's η of each mode where the caller does not say: two-pass is the authors' procedure.
+_DEFAULTS: dict[str, tuple[str, int, float]] = {"regional": ("dpm++", 30, 0.0), "two-pass": ("ddim", 100, 1.0)}
+
+
+def check_settings(
+    seeds: Sequence[int],
+    mode: str = "regional",
+    solver: str | None = None,
+    steps: int | None = None,
+    guidance: float = 7.0,
+    eta: float | None = None,
+    lesion_start: float = 0.5,
+) -> tuple[str, int, float]:
+    """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
+
+    Returns:
+        Solver, steps and eta, those of the mode where none was given.
+
+    Raises:
+        InputError: a setting is unknown or out of range.
+    """
+    if mode not in _DEFAULTS:
+        raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(_DEFAULTS)}")
+    default_solver, default_steps, default_eta = _DEFAULTS[mode]
+    solver = default_solver if solver is None else solver
+    steps = default_steps if steps is None else steps
+    eta = (default_eta if solver == "ddim" else 0.0) if eta is None else eta
+    if solver not in SOLVERS:
+        raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
+    if steps < 1:
+        raise InputError(f"steps is {steps}; expected at least 1")
+    if not seeds:
+        raise InputError("no seeds; give one per image")
+    if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
+        raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
+    if not 0 <= guidance < float("inf"):
+        raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
+    if not 0 <= lesion_start <= 1:
+        raise InputError(f"lesion_start is {lesion_start}; expected 0 to 1")
+    if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
+        raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
+    return solver, steps, eta
+
+
+def lesions_per_image(
+    lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]], organ_mask: np.ndarray | None, batch: int, image_size: int
+) -> list[list[Lesion]]:
+    """Give each image its own lesions, at the model's size.
+
+    Args:
+        lesions: of all images, or one sequence per image.
+        organ_mask: (H, W), (B, H, W) or None; lesion masks must have its size.
+        batch: number of images.
+        image_size: side of the model's images in pixels.
+
+    Raises:
+        InputError: neither form; MaskError: a mask of another size.
+    """
+    given: list[Any] = list(lesions)
+    per_image: list[list[Lesion]]
+    if all(isinstance(lesion, Lesion) for lesion in given):
+        per_image = [given] * batch
+    elif len(given) == batch and not any(isinstance(lesion, Lesion) for lesion in given):
+        per_image = [list(own) for own in given]
+    else:
+        raise InputError(f"lesions: expected a list of Lesion, or one list of Lesion for each of the {batch} seeds")
+    if organ_mask is not None:
+        masks = [organ_mask] * batch if np.ndim(organ_mask) == 2 else list(organ_mask)
+        for mask, own in zip(masks * (batch // len(masks)), per_image, strict=True):
+            for lesion in own:
+                if lesion.mask.shape != mask.shape:
+                    raise MaskError(
+                        f"lesion mask is {lesion.mask.shape}, organ mask {mask.shape}; expected the same size"
+                    )
+                warn_if_outside_lungs(lesion, mask)
+    return [[replace(lesion, mask=resize_lesion_mask(lesion.mask, image_size)) for lesion in own] for own in per_image]
