@@ -20,7 +20,9 @@ import numpy as np
 from xreal import Finding, Lesion, XRealPipeline
 from xreal.data.prepared import PreparedDataset
 from xreal.evaluation.control import anatomy_scores, lesion_change, mean_and_interval, sample_lung_boxes
+from xreal.masks import feather
 from xreal.models.folder import resolve_folder, weights_hash
+from xreal.pipeline import FEATHER_PIXELS
 
 
 def show(title: str, scores: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", default="cxr-256")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--lesions", type=int, default=50)
-    parser.add_argument("--two-pass-steps", type=int, default=100)
+    parser.add_argument("--two-pass-lesions", type=int, default=20)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -75,16 +77,19 @@ def main() -> None:
     shuffled = np.roll(masks, 1, axis=0)
     result["floor"] = show("floor: shuffled masks", anatomy_scores(pipeline.segmenter, images, shuffled))
 
-    masks = masks[: options.lesions]
-    boxes = sample_lung_boxes(masks, seed=0)
+    boxes = sample_lung_boxes(masks[: options.lesions], seed=0)
     lesions = [[Lesion(Finding.PNEUMONIA, mask)] for mask in boxes]
-    for title, settings in (
-        ("regional", {}),
-        ("regional, exact", {"exact": True}),
-        ("two-pass", {"mode": "two-pass", "steps": options.two_pass_steps}),
+    settings: dict[str, Any]
+    for title, n, settings in (
+        ("regional", options.lesions, {}),
+        ("regional, exact", min(10, options.lesions), {"exact": True}),
+        ("two-pass", options.two_pass_lesions, {"mode": "two-pass"}),
     ):
-        images, healthy = draw(pipeline, masks, lesions, options.batch, **settings)
-        scores = lesion_change(images, healthy, boxes)
+        images, healthy = draw(pipeline, masks[:n], lesions[:n], options.batch, **settings)
+        scores = lesion_change(images, healthy, boxes[:n])
+        if "exact" in settings:
+            grown = np.stack([feather(box, FEATHER_PIXELS) for box in boxes[:n]]) > 0
+            scores["pixels changed beyond the feather"] = ((images != healthy) & ~grown).sum((1, 2)).astype(float)
         result[f"locality {title}"] = show(f"lesion locality, Pneumonia boxes: {title}", scores)
     print(json.dumps(result))
     if options.out:

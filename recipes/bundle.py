@@ -1,6 +1,6 @@
 """Pack a trained model folder for the package: half-precision weights, no training state.
 
-    python recipes/bundle.py RUN OUT
+python recipes/bundle.py RUN OUT
 """
 
 from __future__ import annotations

@@ -49,8 +49,10 @@ def generate(
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     anatomy_inside: Annotated[float, typer.Option(help="Blend strength inside the organs.")] = 1.0,
     anatomy_outside: Annotated[float, typer.Option(help="Blend strength outside the organs.")] = 0.2,
-    anatomy_until: Annotated[float, typer.Option(help="Share of the steps that blend.")] = 0.5,
-    lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.5,
+    anatomy_until: Annotated[
+        float | None, typer.Option(help="Share of the steps that blend; default 0.8, for two-pass 0.5.")
+    ] = None,
+    lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave every pixel outside the lesions as in the healthy twin.")
     ] = False,
@@ -73,13 +75,14 @@ def generate(
         prepare_output_folder(out, overwrite)
 
     from xreal.control.anatomy import AnatomyBlend
-    from xreal.inputs import check_settings
+    from xreal.inputs import check_settings, default_blend
     from xreal.models.folder import resolve_folder, weights_hash
     from xreal.pipeline import XRealPipeline
     from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn
 
     check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta, lesion_start)
-    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until)
+    until = default_blend(mode).until if anatomy_until is None else anatomy_until
+    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, until)
     _hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
     prepare_output_folder(out, overwrite)  # a new folder is made only once nothing speaks against drawing

@@ -8,16 +8,26 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xreal.control.anatomy import AnatomyBlend
 from xreal.control.solvers import SOLVERS
 from xreal.errors import InputError, MaskError
 from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
 
-__all__ = ["Mode", "check_settings", "lesions_per_image"]
+__all__ = ["Mode", "check_settings", "default_blend", "lesions_per_image"]
 
 Mode = Literal["regional", "two-pass"]
 
 # Solver, steps and DDIM's η of each mode where the caller does not say: two-pass is the authors' procedure.
 _DEFAULTS: dict[str, tuple[str, int, float]] = {"regional": ("dpm++", 30, 0.0), "two-pass": ("ddim", 100, 1.0)}
+
+
+def default_blend(mode: str) -> AnatomyBlend:
+    """Return how the prior is blended in where the caller does not say: the paper's way, in regional mode for longer.
+
+    The paper's half of the steps leaves too much noise at 32×32 latents: 16 masks of `val` gave Dice 0.85 and 0.87 for
+    the lungs and 0.79 for the heart, 0.8 of the steps 0.96, 0.96 and 0.92.
+    """
+    return AnatomyBlend(until=0.8) if mode == "regional" else AnatomyBlend()
 
 
 def check_settings(
@@ -27,7 +37,7 @@ def check_settings(
     steps: int | None = None,
     guidance: float = 7.0,
     eta: float | None = None,
-    lesion_start: float = 0.5,
+    lesion_start: float = 0.2,
 ) -> tuple[str, int, float]:
     """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
 

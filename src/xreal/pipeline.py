@@ -29,7 +29,7 @@ from xreal.control.blending import Keep, StepNoise
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, ModelError
-from xreal.inputs import Mode, check_settings, lesions_per_image
+from xreal.inputs import Mode, check_settings, default_blend, lesions_per_image
 from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
@@ -124,7 +124,7 @@ class XRealPipeline(DiffusionPipeline):
         guidance: float = 7.0,
         eta: float | None = None,
         anatomy: AnatomyBlend | None = None,
-        lesion_start: float = 0.5,
+        lesion_start: float = 0.2,
         exact: bool = False,
     ) -> XRealPipelineOutput:
         """Draw one chest X-ray per seed.
@@ -141,7 +141,8 @@ class XRealPipeline(DiffusionPipeline):
             steps: of the solver, for each pass; default 30, for two-pass 100.
             guidance: w; each lesion's own strength multiplies it.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
-            anatomy: how the organ mask's prior is blended in; default the paper's.
+            anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.8 of
+                the steps.
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
@@ -153,7 +154,7 @@ class XRealPipeline(DiffusionPipeline):
         # 1. Check everything before anything is computed.
         solver_name, steps, eta = check_settings(seeds, mode, solver, steps, guidance, eta, lesion_start)
         seeds = [int(seed) for seed in seeds]
-        blend = anatomy or AnatomyBlend()
+        blend = anatomy or default_blend(mode)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(solver_name, self.scheduler, steps)
@@ -233,29 +234,29 @@ class XRealPipeline(DiffusionPipeline):
         """Run one trajectory: latents of the healthy X-rays and, beside them, of those with lesions.
 
         Up to step ``lesion_start`` both are the same and cost one network call per image; from then on the lesions are
-        guided, and released from the anatomy blend, which would wipe them out.
+        guided. The anatomy blend moves the lesions' trajectory by what it moves its healthy twin: blended itself, it
+        would lose them.
         """
         batch, steps = len(noise.start), len(solver.timesteps)
         tracks = 1 if lesions is None else 2
-        kept = None if keep is None else keep.repeat(tracks)
         latents = noise.start.repeat(tracks, 1, 1, 1) * solver.init_noise_sigma  # (tracks · B, c, h, w)
         for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
+            healthy = latents[:batch]
+            if keep is not None and index < keep.steps:
+                blended = keep.blend(healthy, noise.for_reference(), solver, timestep)
+                latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
             guided = lesions if index >= lesion_start else None
-            if guided is not None and keep is not None:
-                kept = keep.repeat(tracks, release=guided.union(batch))
-            if kept is not None and index < kept.steps:
-                renewed = noise.for_reference().repeat(tracks, 1, 1, 1)
-                latents = kept.blend(latents, renewed, solver, timestep)
             if guided is None:
                 prediction = self._predict(solver, latents[:batch], timestep, base).repeat(tracks, 1, 1, 1)
             else:
                 prediction = self._predict(solver, latents, timestep, base, guided, first=batch)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
-            if guided is not None:
+            if guided is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
                 latents = torch.cat([healthy, torch.lerp(healthy, changed, guided.union(batch))])
-        if kept is not None:
-            latents = kept.finish(latents, steps)
+        if keep is not None:
+            healthy = latents[:batch]
+            latents = latents + (keep.finish(healthy, steps) - healthy).repeat(tracks, 1, 1, 1)
         return latents[:batch], latents[-batch:]
 
     def _inpaint(

@@ -1,4 +1,4 @@
-"""When lesions begin: before that step both trajectories are one, after it the lesions are free of the anatomy blend."""
+"""When lesions begin: before that step both trajectories are one, after it the anatomy blend does not wipe them out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,5 +50,5 @@ def test_the_healthy_twin_does_not_depend_on_the_start(
 
 @pytest.mark.parametrize("start", [-0.1, 1.1, float("nan")])
 def test_start_out_of_range(tiny_pipeline: XRealPipeline, start: float) -> None:
-    with pytest.raises(InputError, match="lesion_start is .*; expected 0 to 1"):
+    with pytest.raises(InputError, match=r"lesion_start is .*; expected 0 to 1"):
         tiny_pipeline(lesion_start=start)

@@ -57,9 +57,9 @@ def test_defaults_are_recorded(tiny_pipeline: XRealPipeline, mode: str, solver: 
         "guidance": 7.0,
         "eta": eta,
         "prompt": "",
-        "lesion_start": 0.5,
+        "lesion_start": 0.2,
         "exact": False,
-        "anatomy": {"inside": 1.0, "outside": 0.2, "until": 0.5},
+        "anatomy": {"inside": 1.0, "outside": 0.2, "until": 0.8 if mode == "regional" else 0.5},
     }
     assert output.healthy is None
     assert output.priors is None

@@ -52,18 +52,6 @@ class Keep:
     mask: Tensor
     steps: int
 
-    def repeat(self, tracks: int, release: Tensor | None = None) -> Keep:
-        """Return the same for ``tracks`` trajectories of each image, all first ones first.
-
-        Args:
-            tracks: how many.
-            release: (B, 1, h, w) in [0, 1]; where it is 1 the last trajectory keeps nothing.
-        """
-        masks = [self.mask] * tracks
-        if release is not None:
-            masks[-1] = self.mask * (1 - release)
-        return Keep(self.reference.repeat(tracks, 1, 1, 1), torch.cat(masks), self.steps)
-
     def blend(self, latents: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
         """Apply ``keep_reference``."""
         return keep_reference(latents, self.reference, self.mask, noise, scheduler, timestep)
