@@ -6,11 +6,14 @@
 # RAW holds jsrt/, nih/ and nih_normal/ (layouts: src/xreal/data/sources). RUN becomes a model folder.
 # What it gave, on 2 cores of an AVX2 processor without bfloat16 (model card: src/xreal/weights/cxr-256/README.md):
 #
-#   stage        steps × batch        time      val
-#   segmenter     1,500 ×  8          @SEGTIME  @SEGVAL
-#   autoencoder     640 × 16 crops    22 min    PSNR 34.6 dB, SSIM 0.938
-#   backbone      @BBSTEPS ×  8       @BBTIME   @BBVAL
-#   anatomy       @ANSTEPS ×  8       @ANTIME   @ANVAL
+#   stage        steps × batch        time (one thread a stage)   val
+#   segmenter     1,500 ×  8          24 min   Dice 0.977, 0.979 lungs, 0.946 heart (JSRT)
+#   autoencoder     640 × 16 crops    22 min   PSNR 34.6 dB, SSIM 0.938 (both threads)
+#   backbone      2,200 × 16          75 min   loss 0.0406, still falling
+#   anatomy         400 ×  4          15 min   PSNR 15.1 dB, SSIM 0.60
+#
+# The bundled backbone saw the same number of images by a detour: 2,000 × 8 before the prompt reached the time
+# embedding, then 250 × 8 and 1,000 × 16 with it (`--start`); docs/log.md. Its bundled numbers are of that run.
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail

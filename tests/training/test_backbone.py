@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from xreal.config import PRESETS
 from xreal.data.prepared import PreparedDataset
@@ -83,3 +84,17 @@ def test_validation_loss_is_the_same_every_time(phantom_data: Path, tmp_path: Pa
     stage.network.eval()
     with torch.no_grad():
         assert stage.validate() == stage.validate()
+
+
+def test_training_can_start_from_another_models_weights(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    fresh = make(phantom_data, tmp_path).network.unet.state_dict()
+    stage = BackboneStage(
+        TINY, [phantom_data], build_autoencoder(TINY.autoencoder, 64), tmp_path, start=tiny_model_folder
+    )
+    stored = load_file(tiny_model_folder / "unet/diffusion_pytorch_model.safetensors")
+    started = stage.network.unet.state_dict()
+    assert stored.keys() == started.keys()
+    assert all(torch.equal(started[key], stored[key]) for key in stored)
+    assert any(not torch.equal(fresh[key], stored[key]) for key in stored)
