@@ -1,6 +1,8 @@
 """What the backbone stage does before it trains: balance, cached latents, a tokenizer that a run keeps."""
 
 import itertools
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,12 +91,17 @@ def test_validation_loss_is_the_same_every_time(phantom_data: Path, tmp_path: Pa
 def test_training_can_start_from_another_models_weights(
     phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    fresh = make(phantom_data, tmp_path).network.unet.state_dict()
-    stage = BackboneStage(
-        TINY, [phantom_data], build_autoencoder(TINY.autoencoder, 64), tmp_path, start=tiny_model_folder
-    )
+    fresh = make(phantom_data, tmp_path / "fresh").network.unet.state_dict()
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    renumbered = (model / "tokenizer/tokenizer.json").read_text()
+    pneumonia, edema = (re.search(rf'"{word}": ?\d+', renumbered)[0] for word in ("pneumonia", "edema"))
+    numbers = [text.split(":")[1] for text in (pneumonia, edema)]
+    renumbered = renumbered.replace(pneumonia, f'"pneumonia":{numbers[1]}').replace(edema, f'"edema":{numbers[0]}')
+    (model / "tokenizer/tokenizer.json").write_text(renumbered)
+    stage = BackboneStage(TINY, [phantom_data], build_autoencoder(TINY.autoencoder, 64), tmp_path / "run", start=model)
     stored = load_file(tiny_model_folder / "unet/diffusion_pytorch_model.safetensors")
     started = stage.network.unet.state_dict()
     assert stored.keys() == started.keys()
     assert all(torch.equal(started[key], stored[key]) for key in stored)
     assert any(not torch.equal(fresh[key], stored[key]) for key in stored)
+    assert stage.tokenizer.convert_tokens_to_ids("pneumonia") == int(numbers[1])  # the model's numbers, not new ones

@@ -58,7 +58,8 @@ class BackboneStage(Stage):
             preset: sizes.
             data: prepared folders.
             autoencoder: trained, its ``scaling_factor`` set.
-            start: model folder whose ``unet/`` and ``text_encoder/``, as far as they are there, training begins with.
+            start: model folder whose ``unet/``, ``text_encoder/`` and ``tokenizer/``, as far as they are there,
+                training begins with.
             cache: folder for the tokenizer and the encoded latents; augmented copies are shifted, scaled and turned a
                 little.
         """
@@ -76,7 +77,11 @@ class BackboneStage(Stage):
         torch.manual_seed(self.config.seed)
         # A run keeps the token numbers that it began with, whatever words are added to the vocabulary meanwhile.
         if not (cache / "tokenizer").is_dir():
-            build_tokenizer(preset.text_encoder).save_pretrained(cache / "tokenizer")
+            if start is not None and (start / "tokenizer").is_dir():
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(start / "tokenizer")
+            else:
+                tokenizer = build_tokenizer(preset.text_encoder)
+            tokenizer.save_pretrained(cache / "tokenizer")
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache / "tokenizer")
         self.scheduler = build_scheduler(preset.backbone)
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
