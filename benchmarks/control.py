@@ -1,6 +1,7 @@
 """Are masks obeyed? Conformance of organ masks, locality of lesions; a table and a JSON file.
 
-    python benchmarks/control.py --data PREPARED [--model cxr-256] [--n 100] [--lesions 50] [--out control.json]
+    python benchmarks/control.py --data PREPARED [--model cxr-256] [--n 100] [--lesions 50] [--finding Pneumonia]
+        [--out control.json]
 
 PREPARED holds organ masks (`xreal prepare ... --segmenter cxr-256`). Rows of the conformance table: the model with
 default settings; the ceiling, real images against their own masks; the floor, generated images against the masks of
@@ -17,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from xreal import Finding, Lesion, XRealPipeline
+from xreal import Lesion, XRealPipeline
 from xreal.data.prepared import PreparedDataset
 from xreal.evaluation.control import anatomy_scores, lesion_change, mean_and_interval, sample_lung_boxes
 from xreal.masks import feather
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import FEATHER_PIXELS
+from xreal.vocabulary import parse_finding
 
 
 def show(title: str, scores: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--lesions", type=int, default=50)
     parser.add_argument("--two-pass-lesions", type=int, default=20)
+    parser.add_argument("--finding", default="Pneumonia")
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -77,8 +80,9 @@ def main() -> None:
     shuffled = np.roll(masks, 1, axis=0)
     result["floor"] = show("floor: shuffled masks", anatomy_scores(pipeline.segmenter, images, shuffled))
 
+    finding = parse_finding(options.finding)
     boxes = sample_lung_boxes(masks[: options.lesions], seed=0)
-    lesions = [[Lesion(Finding.PNEUMONIA, mask)] for mask in boxes]
+    lesions = [[Lesion(finding, mask)] for mask in boxes]
     settings: dict[str, Any]
     for title, n, settings in (
         ("regional", options.lesions, {}),
@@ -90,7 +94,7 @@ def main() -> None:
         if "exact" in settings:
             grown = np.stack([feather(box, FEATHER_PIXELS) for box in boxes[:n]]) > 0
             scores["pixels changed beyond the feather"] = ((images != healthy) & ~grown).sum((1, 2)).astype(float)
-        result[f"locality {title}"] = show(f"lesion locality, Pneumonia boxes: {title}", scores)
+        result[f"locality {title}"] = show(f"lesion locality, {finding} boxes: {title}", scores)
     print(json.dumps(result))
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
