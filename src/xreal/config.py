@@ -29,7 +29,7 @@ class AutoencoderConfig:
 
     block_out_channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 1
-    latent_channels: int = 4
+    latent_channels: int = 8
     norm_num_groups: int = 16
     patch_size: int = 4
     image_channels: int = 1
@@ -69,8 +69,10 @@ class BackboneConfig:
     beta_start: float = 0.0015  # METHOD: the paper's schedule, linear in √β
     beta_end: float = 0.0295
     prompt_dropout: float = 0.1  # share of prompts replaced by "" so that guidance has its unprompted prediction
-    detail_dropout: float = 0.5  # share of the other prompts without view and sex: findings must work alone
-    min_snr_gamma: float = 5.0  # loss weight min(SNR, γ), arXiv 2303.09556
+    detail_dropout: float = 0.5  # share of the other prompts that are one finding alone: findings must work alone
+    box_weight: float = 8.0  # what the loss weighs more inside a finding's box when the finding is in the prompt
+    box_sampling: float = 3.0  # how much more often images with boxes are drawn
+    min_snr_gamma: float = 0.0  # loss weight min(SNR, γ), arXiv 2303.09556; 0: none
     channel_weight_power: float = 0.5  # loss weight of a latent channel: its effect on pixels to this power
 
 
@@ -132,7 +134,9 @@ _CXR_256 = Preset(
     stages={
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
-        "backbone": StageConfig(steps=2200, batch_size=16, learning_rate=5e-4, ema_decay=0.998),
+        "backbone": StageConfig(
+            steps=4500, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1
+        ),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
     },
 )
@@ -160,7 +164,8 @@ _PAPER = Preset(
         norm_num_groups=32,
         prediction_type="epsilon",
         detail_dropout=0.0,
-        min_snr_gamma=0.0,
+        box_weight=0.0,
+        box_sampling=1.0,
         channel_weight_power=0.0,
     ),
     segmenter=SegmenterConfig(),

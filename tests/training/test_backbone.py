@@ -16,6 +16,7 @@ from xreal.training.backbone import BackboneStage, balanced_weights
 from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"]
+CHANNELS = TINY.autoencoder.latent_channels
 COMMON, RARE, RAREST = (Finding.NO_FINDING,), (Finding.EDEMA,), (Finding.HERNIA,)
 
 
@@ -45,26 +46,28 @@ def test_the_rarest_of_several_findings_counts_and_few_are_not_repeated_endlessl
 def test_latents_are_encoded_once_per_run(phantom_data: Path, tmp_path: Path) -> None:
     first = make(phantom_data, tmp_path)
     again = make(phantom_data, tmp_path, seed=1)  # another autoencoder, but the cache is there
-    assert torch.equal(first.latents, again.latents)
-    assert first.latents.shape == (9, 1, 4, 8, 8)
-    assert first.validation_latents.shape == (3, 4, 8, 8)
+    assert torch.equal(first.encoded.latents, again.encoded.latents)
+    assert first.encoded.latents.shape == (9, 1, CHANNELS, 8, 8)
+    assert first.validation_latents.shape == (3, CHANNELS, 8, 8)
 
 
 def test_augmented_copies_stand_beside_the_unchanged_one(phantom_data: Path, tmp_path: Path) -> None:
     plain, augmented = make(phantom_data, tmp_path / "a"), make(phantom_data, tmp_path / "b", copies=2)
-    assert augmented.latents.shape == (9, 3, 4, 8, 8)
-    torch.testing.assert_close(augmented.latents[:, 0], plain.latents[:, 0])
+    copies = augmented.encoded.latents
+    assert copies.shape == (9, 3, CHANNELS, 8, 8)
+    torch.testing.assert_close(copies[:, 0], plain.encoded.latents[:, 0])
     for one, other in itertools.combinations(range(3), 2):
-        assert (augmented.latents[:, one] - augmented.latents[:, other]).abs().amax((1, 2, 3)).min() > 1e-3
+        assert (copies[:, one] - copies[:, other]).abs().amax((1, 2, 3)).min() > 1e-3
 
 
 def test_prompts_are_dropped_at_the_presets_share(phantom_data: Path, tmp_path: Path) -> None:
     stage = make(phantom_data, tmp_path)
-    _, ids = stage.batch([0] * 2000, torch.Generator().manual_seed(0))
+    _, ids, _ = stage.batch([0] * 2000, torch.Generator().manual_seed(0))
     empty = (ids == stage.unprompted_ids).all(1)
     assert empty.float().mean().item() == pytest.approx(0.1, abs=0.03)
-    brief, full = ((ids == wanted).all(1) for wanted in (stage.finding_ids[0], stage.input_ids[0]))
-    assert (empty | brief | full).all()
+    alone = [(ids == stage.finding_ids[finding]).all(1) for finding in stage.findings[0]]
+    full = (ids == stage.input_ids[0]).all(1)
+    assert torch.stack([empty, *alone, full]).any(0).all()
     prompt = PreparedDataset([phantom_data], "train").prompts[0]
     assert stage.tokenizer.decode(stage.input_ids[0], skip_special_tokens=True).startswith(prompt.split(",")[0].lower())
 

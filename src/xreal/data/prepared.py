@@ -137,6 +137,11 @@ class PreparedDataset(Sequence[Sample]):
         """Findings of every sample, without decoding pictures."""
         return [tuple(Finding(name) for name in names) for names in self._table["findings"].to_pylist()]
 
+    @property
+    def box_findings(self) -> list[tuple[Finding, ...]]:
+        """Findings that have a box, of every sample, without decoding pictures."""
+        return [tuple(Finding(box["finding"]) for box in boxes) for boxes in self._table["boxes"].to_pylist()]
+
     def with_organ_mask(self) -> list[int]:
         """Return the indices of samples that have an organ mask."""
         return [i for i, valid in enumerate(self._table["organ_mask"].is_valid().to_pylist()) if valid]

@@ -9,21 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from xreal.config import Preset
-from xreal.data.augment import random_affine
-from xreal.data.contract import collate
 from xreal.data.prepared import PreparedDataset
-from xreal.models.autoencoder import channel_effects, decode_latents, encode_image
+from xreal.models.autoencoder import channel_effects, decode_latents
 from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
 from xreal.models.folder import start_from
 from xreal.models.precision import default_device
 from xreal.models.text_encoder import build_text_encoder, build_tokenizer, tokenize
+from xreal.training.latents import CachedLatents
 from xreal.training.stage import Loss, Stage
-from xreal.vocabulary import Finding, prompt_from_findings
+from xreal.vocabulary import Finding
 
 __all__ = ["BackboneStage", "balanced_weights"]
 
@@ -67,10 +65,11 @@ class BackboneStage(Stage):
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
         train_data, validation = PreparedDataset(data, "train"), PreparedDataset(data, "val")
         cache.mkdir(parents=True, exist_ok=True)
-        self.latents = self._encode(
-            train_data, cache / "train.safetensors", 1 + self.config.augmented_copies
-        )  # (N, copies, c, h, w)
-        self.validation_latents = self._encode(validation, cache / "val.safetensors", 1)[:, 0]
+        copies = 1 + self.config.augmented_copies
+        self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train.safetensors", copies)
+        self.validation_latents = CachedLatents.encode(
+            validation, self.autoencoder, cache / "val.safetensors", 1
+        ).latents[:, 0]
         effects = channel_effects(self.autoencoder, self.validation_latents[:8].to(self.autoencoder.device))
         weights = effects**preset.backbone.channel_weight_power
         self.channel_weights = (weights / weights.mean()).view(1, -1, 1, 1).cpu()
@@ -85,7 +84,11 @@ class BackboneStage(Stage):
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache / "tokenizer")
         self.scheduler = build_scheduler(preset.backbone)
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
-        self.finding_ids = tokenize(self.tokenizer, [prompt_from_findings(names) for names in train_data.findings])
+        self.finding_ids = dict(zip(Finding, tokenize(self.tokenizer, list(Finding)), strict=True))
+        self.findings = [
+            tuple(dict.fromkeys(names + boxed))
+            for names, boxed in zip(train_data.findings, train_data.box_findings, strict=True)
+        ]
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
         self.unprompted_ids = tokenize(self.tokenizer, [""])
         backbone = Backbone(build_unet(preset), build_text_encoder(preset.text_encoder))
@@ -93,41 +96,41 @@ class BackboneStage(Stage):
             for name, network in backbone.named_children():
                 start_from(network, start / name)
         self.networks = {"backbone": backbone}
-        self.sampling_weights = balanced_weights(train_data.findings)
+        boxed = torch.tensor([bool(names) for names in train_data.box_findings])
+        self.sampling_weights = balanced_weights(train_data.findings) * torch.where(
+            boxed, preset.backbone.box_sampling, 1.0
+        )
 
-    @torch.no_grad()
-    def _encode(self, data: PreparedDataset, path: Path, copies: int) -> Tensor:
-        if path.exists():
-            latents = load_file(path)["latents"]
-            if len(latents) == len(data):
-                return latents.float()
-        generator = torch.Generator().manual_seed(0)
-        parts = []
-        for start in range(0, len(data), 16):
-            image = collate([data[i] for i in range(start, min(start + 16, len(data)))]).image
-            versions = [image] + [random_affine(image, generator)[0] for _ in range(copies - 1)]
-            parts.append(
-                torch.stack([encode_image(self.autoencoder, v.to(self.autoencoder.device)) for v in versions], 1).cpu()
-            )
-        latents = torch.cat(parts).half()
-        save_file({"latents": latents}, path)
-        return latents.float()  # as a resumed run reads them
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a copy and a prompt for each sample.
 
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return latents (B, c, h, w) and token numbers (B, L), some of them those of the empty prompt."""
-        copies = torch.randint(0, self.latents.shape[1], (len(indices),), generator=generator)
-        config = self.preset.backbone
-        brief = torch.rand(len(indices), 1, generator=generator) < config.detail_dropout
-        ids = torch.where(brief, self.finding_ids[list(indices)], self.input_ids[list(indices)])
-        dropped = torch.rand(len(indices), 1, generator=generator) < config.prompt_dropout
-        return self.latents[list(indices), copies], torch.where(dropped, self.unprompted_ids, ids)
+        The prompt is that of the whole image (findings, view, sex), or one of its findings alone, as users ask for
+        them, or empty. With a prompt, the boxes of the sample weigh more: what the prompt means is there.
 
-    def losses(self, batch: tuple[Tensor, Tensor], step: int, generator: torch.Generator) -> Iterator[Loss]:
+        Returns:
+            latents (B, c, h, w), token numbers (B, L) and loss weights (B, h, w), 1 outside boxes.
+        """
+        config, size = self.preset.backbone, len(indices)
+        copies = torch.randint(0, self.encoded.latents.shape[1], (size,), generator=generator)
+        choices = torch.rand(3, size, generator=generator).tolist()
+        ids, prompted = [], []
+        for index, brief, which, dropped in zip(indices, *choices, strict=True):
+            names = self.findings[index]
+            alone = brief < config.detail_dropout and len(names) > 0
+            prompted.append(dropped >= config.prompt_dropout)
+            if not prompted[-1]:
+                ids.append(self.unprompted_ids[0])
+            else:
+                ids.append(self.finding_ids[names[int(which * len(names))]] if alone else self.input_ids[index])
+        boxes = self.encoded.boxes[list(indices), copies] * torch.tensor(prompted).view(-1, 1, 1)
+        return self.encoded.latents[list(indices), copies], torch.stack(ids), 1 + config.box_weight * boxes
+
+    def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the weighted squared error at random noise levels."""
         error = self._error(*batch, generator)
         yield Loss("backbone", error, {"loss": error.item()})
 
-    def _error(self, latents: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def _error(self, latents: Tensor, ids: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         device = next(self.network.parameters()).device
         noise = torch.randn(latents.shape, generator=generator).to(device)
         # One timestep per stratum: the same spread of noise levels in every batch.
@@ -137,15 +140,18 @@ class BackboneStage(Stage):
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = training_target(self.scheduler, latents, noise, timesteps)
         prediction = self.networks["backbone"](noisy, timesteps, ids.to(device)).float()
+        squared = (prediction - target).square() * self.channel_weights.to(device) * weights[:, None].to(device)
         weight = loss_weight(self.scheduler, timesteps, self.preset.backbone.min_snr_gamma)
-        squared = (prediction - target).square() * self.channel_weights.to(device)
         return (squared.mean((1, 2, 3)) * weight).mean()
 
     def validate(self) -> dict[str, float]:
         """Return the loss on validation images with fixed noise."""
         generator = torch.Generator().manual_seed(1)
         pairs = zip(self.validation_latents.split(32), self.validation_ids.split(32), strict=True)
-        errors = [(self._error(latents, ids, generator).item(), len(latents)) for latents, ids in pairs]
+        errors = [
+            (self._error(latents, ids, torch.ones_like(latents[:, 0]), generator).item(), len(latents))
+            for latents, ids in pairs
+        ]
         return {"validation_loss": float(np.average([e for e, _ in errors], weights=[n for _, n in errors]))}
 
     def sheet(self) -> list[list[np.ndarray]]:

@@ -1,0 +1,70 @@
+"""Latents of a data set, encoded once, and where in them the findings are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xreal.data.augment import random_affine
+from xreal.data.contract import Sample, collate
+from xreal.data.prepared import PreparedDataset
+from xreal.models.autoencoder import downsampling, encode_image
+
+__all__ = ["CachedLatents", "box_mask"]
+
+
+def box_mask(sample: Sample) -> np.ndarray:
+    """Return (H, W) uint8, 1 inside any of the sample's boxes."""
+    mask = np.zeros_like(sample.image)
+    for box in sample.boxes:
+        top, left = max(0, round(box.y)), max(0, round(box.x))
+        mask[top : max(0, round(box.y + box.height)), left : max(0, round(box.x + box.width))] = 1
+    return mask
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """Latents and boxes of N samples; the first copy is the image itself, the others are moved a little.
+
+    Attributes:
+        latents: (N, copies, c, h, w), scaled.
+        boxes: (N, copies, h, w) in [0, 1], the share of each latent's pixels that lie in a box of the sample.
+    """
+
+    latents: Tensor
+    boxes: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def encode(cls, data: PreparedDataset, autoencoder: AutoencoderKL, path: Path, copies: int) -> CachedLatents:
+        """Encode all samples, or read ``path`` where an earlier start of the same run wrote them.
+
+        Args:
+            data: images.
+            autoencoder: trained, its ``scaling_factor`` set.
+            path: safetensors file.
+            copies: of each image; all but the first are shifted, scaled and turned a little, boxes alike.
+        """
+        if path.exists():
+            stored = load_file(path)
+            if len(stored["latents"]) == len(data):
+                return cls(stored["latents"].float(), stored["boxes"].float())
+        generator = torch.Generator().manual_seed(0)
+        device, factor = autoencoder.device, downsampling(autoencoder)
+        latents, boxes = [], []
+        for start in range(0, len(data), 16):
+            samples = [data[i] for i in range(start, min(start + 16, len(data)))]
+            original = collate(samples).image, torch.from_numpy(np.stack([box_mask(sample) for sample in samples]))
+            versions = [original] + [random_affine(original[0], generator, original[1]) for _ in range(copies - 1)]
+            latents.append(torch.stack([encode_image(autoencoder, image.to(device)).cpu() for image, _ in versions], 1))
+            boxes.append(torch.stack([F.avg_pool2d(mask.float(), factor) for _, mask in versions], 1))
+        tensors = {"latents": torch.cat(latents).half(), "boxes": torch.cat(boxes).half()}
+        save_file(tensors, path)
+        return cls(tensors["latents"].float(), tensors["boxes"].float())  # as a resumed run reads them
