@@ -134,9 +134,7 @@ _CXR_256 = Preset(
     stages={
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
-        "backbone": StageConfig(
-            steps=4500, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1
-        ),
+        "backbone": StageConfig(steps=4500, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
     },
 )

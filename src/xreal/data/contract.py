@@ -62,6 +62,17 @@ class Sample:
         """Findings, view and sex as text."""
         return prompt_from_findings(self.findings, self.view_position, self.sex)
 
+    @property
+    def box_mask(self) -> np.ndarray:
+        """Return (H, W) uint8, 1 inside any of the boxes."""
+        mask = np.zeros_like(self.image)
+        for box in self.boxes:
+            rows, columns = (
+                (round(start), round(start + size)) for start, size in ((box.y, box.height), (box.x, box.width))
+            )
+            mask[max(0, rows[0]) : max(0, rows[1]), max(0, columns[0]) : max(0, columns[1])] = 1
+        return mask
+
 
 @dataclass(frozen=True)
 class Batch:

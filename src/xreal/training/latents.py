@@ -13,20 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xreal.data.augment import random_affine
-from xreal.data.contract import Sample, collate
+from xreal.data.contract import collate
 from xreal.data.prepared import PreparedDataset
 from xreal.models.autoencoder import downsampling, encode_image
 
-__all__ = ["CachedLatents", "box_mask"]
-
-
-def box_mask(sample: Sample) -> np.ndarray:
-    """Return (H, W) uint8, 1 inside any of the sample's boxes."""
-    mask = np.zeros_like(sample.image)
-    for box in sample.boxes:
-        top, left = max(0, round(box.y)), max(0, round(box.x))
-        mask[top : max(0, round(box.y + box.height)), left : max(0, round(box.x + box.width))] = 1
-    return mask
+__all__ = ["CachedLatents"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class CachedLatents:
         latents, boxes = [], []
         for start in range(0, len(data), 16):
             samples = [data[i] for i in range(start, min(start + 16, len(data)))]
-            original = collate(samples).image, torch.from_numpy(np.stack([box_mask(sample) for sample in samples]))
+            original = collate(samples).image, torch.from_numpy(np.stack([sample.box_mask for sample in samples]))
             versions = [original] + [random_affine(original[0], generator, original[1]) for _ in range(copies - 1)]
             latents.append(torch.stack([encode_image(autoencoder, image.to(device)).cpu() for image, _ in versions], 1))
             boxes.append(torch.stack([F.avg_pool2d(mask.float(), factor) for _, mask in versions], 1))
