@@ -1,0 +1,85 @@
+"""Cached latents know where the findings' boxes are, in every augmented copy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xreal.config import PRESETS
+from xreal.data.contract import Box, Sample
+from xreal.data.phantom import Phantom
+from xreal.data.prepared import PreparedDataset, write_shard
+from xreal.models.autoencoder import build_autoencoder
+from xreal.training.backbone import BackboneStage
+from xreal.training.latents import CachedLatents
+from xreal.vocabulary import Finding
+
+TINY = PRESETS["tiny"]
+SQUARE = Box(Finding.LUNG_OPACITY, x=16, y=24, width=16, height=8)  # latents (3, 2) and (3, 3) at f = 8
+
+
+@pytest.fixture
+def boxed(tmp_path: Path, phantoms: list[Phantom]) -> Path:
+    """One sample with a box, one without, in both splits."""
+    grey = (255 * phantoms[0].image).astype(np.uint8)
+    plain = Sample(grey, findings=(Finding.NO_FINDING,), image_id="plain")
+    white = np.zeros_like(grey)
+    white[24:32, 16:32] = 255
+    sick = Sample(white, findings=(Finding.PNEUMONIA,), view_position="AP", image_id="sick", boxes=(SQUARE,))
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}-00000.parquet", [plain, sick])
+    return tmp_path
+
+
+def encode(data: Path, path: Path, copies: int) -> CachedLatents:
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(TINY.autoencoder, 64)
+    return CachedLatents.encode(PreparedDataset([data], "train"), autoencoder, path, copies)
+
+
+def test_boxes_stand_on_the_latent_grid(boxed: Path, tmp_path: Path) -> None:
+    cached = encode(boxed, tmp_path / "cache.safetensors", 1)
+    assert cached.boxes.shape == (2, 1, 8, 8)
+    assert cached.boxes[0].sum() == 0
+    assert cached.boxes[1, 0].nonzero().tolist() == [[3, 2], [3, 3]]
+
+
+def test_boxes_move_with_their_image(boxed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean_pixels(_: object, image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(image, 8)
+
+    monkeypatch.setattr("xreal.training.latents.encode_image", mean_pixels)
+    cached = encode(boxed, tmp_path / "cache.safetensors", 6)
+    moved = cached.boxes[1, 1:]
+    assert not torch.equal(moved[0], moved[1])
+    torch.testing.assert_close(cached.latents[1, :, 0], cached.boxes[1], atol=0.15, rtol=0)  # the white box itself
+
+
+def test_cache_is_read_back_as_it_was(boxed: Path, tmp_path: Path) -> None:
+    first = encode(boxed, tmp_path / "cache.safetensors", 2)
+    again = encode(boxed, tmp_path / "cache.safetensors", 2)
+    assert torch.equal(first.latents, again.latents)
+    assert torch.equal(first.boxes, again.boxes)
+
+
+def test_prompted_loss_weighs_more_inside_boxes(boxed: Path, tmp_path: Path) -> None:
+    autoencoder = build_autoencoder(TINY.autoencoder, 64)
+    stage = BackboneStage(TINY, [boxed], autoencoder, tmp_path / "run")
+    _, ids, weights = stage.batch([0, 1] * 200, torch.Generator().manual_seed(0))
+    prompted = ~(ids == stage.unprompted_ids).all(1)
+    assert (weights[0::2] == 1).all()  # no box, no more weight
+    assert (weights[~prompted] == 1).all()  # without a prompt a box means nothing
+    sick = weights[1::2][prompted[1::2]]
+    assert (sick[:, 3, 2:4] == 1 + TINY.backbone.box_weight).all()
+    assert (sick.sum((1, 2)) == 64 + 2 * TINY.backbone.box_weight).all()
+
+
+def test_what_a_box_shows_can_be_asked_for_alone(boxed: Path, tmp_path: Path) -> None:
+    preset = replace(TINY, backbone=replace(TINY.backbone, detail_dropout=1.0, prompt_dropout=0.0, box_sampling=3.0))
+    stage = BackboneStage(preset, [boxed], build_autoencoder(TINY.autoencoder, 64), tmp_path / "run")
+    _, ids, _ = stage.batch([1] * 100, torch.Generator().manual_seed(0))
+    asked = {stage.tokenizer.decode(row, skip_special_tokens=True) for row in ids}
+    assert asked == {"pneumonia", "lung opacity"}
+    assert (stage.sampling_weights[1] / stage.sampling_weights[0]).item() == pytest.approx(3)  # both findings are rare
