@@ -61,6 +61,7 @@ def build_text_encoder(config: TextEncoderConfig) -> LDMBertModel:
     )
     # The default, 0.02, makes all prompts nearly the same embeddings, and the U-Net learns to ignore them.
     nn.init.normal_(encoder.model.embed_tokens.weight, std=0.5)
+    encoder.to_logits.requires_grad_(False)  # never called; a distributed run waits for the gradient of all others
     return encoder
 
 

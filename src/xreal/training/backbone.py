@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from xreal.config import Preset
@@ -127,10 +127,12 @@ class BackboneStage(Stage):
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the weighted squared error at random noise levels."""
-        error = self._error(*batch, generator)
+        error = self._error(self.networks["backbone"], *batch, generator)
         yield Loss("backbone", error, {"loss": error.item()})
 
-    def _error(self, latents: Tensor, ids: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def _error(
+        self, network: nn.Module, latents: Tensor, ids: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
         device = next(self.network.parameters()).device
         noise = torch.randn(latents.shape, generator=generator).to(device)
         # One timestep per stratum: the same spread of noise levels in every batch.
@@ -139,7 +141,7 @@ class BackboneStage(Stage):
         latents = latents.to(device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = training_target(self.scheduler, latents, noise, timesteps)
-        prediction = self.networks["backbone"](noisy, timesteps, ids.to(device)).float()
+        prediction = network(noisy, timesteps, ids.to(device)).float()
         squared = (prediction - target).square() * self.channel_weights.to(device) * weights[:, None].to(device)
         weight = loss_weight(self.scheduler, timesteps, self.preset.backbone.min_snr_gamma)
         return (squared.mean((1, 2, 3)) * weight).mean()
@@ -149,7 +151,7 @@ class BackboneStage(Stage):
         generator = torch.Generator().manual_seed(1)
         pairs = zip(self.validation_latents.split(32), self.validation_ids.split(32), strict=True)
         errors = [
-            (self._error(latents, ids, torch.ones_like(latents[:, 0]), generator).item(), len(latents))
+            (self._error(self.network, latents, ids, torch.ones_like(latents[:, 0]), generator).item(), len(latents))
             for latents, ids in pairs
         ]
         return {"validation_loss": float(np.average([e for e, _ in errors], weights=[n for _, n in errors]))}

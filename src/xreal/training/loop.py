@@ -75,8 +75,11 @@ class _Run:
     def save(self) -> None:
         """Replace the checkpoint; a kill at any moment leaves the old one or the new one whole."""
         fresh, old = self.folder / "checkpoint.new", self.folder / "checkpoint.old"
-        shutil.rmtree(fresh, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # no process may clear what another has begun to write, or rename it
         self.accelerator.save_state(str(fresh))
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(old, ignore_errors=True)
             if self.checkpoint.exists():
@@ -178,7 +181,9 @@ def train(
         report(run.step, config.steps, parts)
 
         finished = run.step == config.steps
-        out_of_time = time.monotonic() - began > 60 * max_minutes
+        if time.monotonic() - began > 60 * max_minutes:
+            accelerator.set_trigger()
+        out_of_time = accelerator.check_trigger()  # the processes of a distributed run stop at the same step
         if run.step % config.checkpoint_every == 0 or finished or out_of_time:
             run.save()
         if (run.step % config.validate_every == 0 or finished or out_of_time) and accelerator.is_main_process:
@@ -192,5 +197,6 @@ def train(
                 log.write(json.dumps({"step": run.step, "minutes": round(minutes, 1)} | parts | metrics) + "\n")
         if out_of_time:
             break
+    accelerator.wait_for_everyone()  # whoever returns first may read what the main process exports
     accelerator.end_training()
     return metrics

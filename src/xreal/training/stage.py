@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from xreal.config import Preset, StageConfig
 
@@ -51,8 +52,9 @@ class Stage(abc.ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The network that this stage is for."""
-        return next(iter(self.networks.values()))
+        """The network that this stage is for, without the wrapper of a distributed run."""
+        wrapped = next(iter(self.networks.values()))
+        return wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
 
     @abc.abstractmethod
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Any:
