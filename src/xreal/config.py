@@ -11,6 +11,8 @@ __all__ = [
     "PRESETS",
     "AutoencoderConfig",
     "BackboneConfig",
+    "EncoderConfig",
+    "JudgeSegmenterConfig",
     "Preset",
     "SegmenterConfig",
     "StageConfig",
@@ -85,6 +87,26 @@ class SegmenterConfig:
 
 
 @dataclass(frozen=True)
+class JudgeSegmenterConfig:
+    """MONAI SegResNet, X-ray -> organ mask: the second segmenter, which judges images and makes no masks."""
+
+    input_size: int = 128  # images are worked on at this size; the logits are brought back to theirs
+    filters: int = 12
+    norm_num_groups: int = 4
+    blocks_down: tuple[int, ...] = (1, 1, 2, 2)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """MONAI ResNet, X-ray -> features, view position, sex, age and findings: judges images."""
+
+    input_size: int = 128
+    channels: tuple[int, ...] = (16, 32, 64, 160)  # the last is the number of features
+    norm_num_groups: int = 8
+    fewest: int = 50  # findings with fewer training images are not learnt
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """How one network is trained."""
 
@@ -114,6 +136,8 @@ class Preset:
     backbone: BackboneConfig
     segmenter: SegmenterConfig
     stages: dict[str, StageConfig] = field(default_factory=dict)
+    judge_segmenter: JudgeSegmenterConfig = JudgeSegmenterConfig()
+    encoder: EncoderConfig = EncoderConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -136,6 +160,8 @@ _CXR_256 = Preset(
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
         "backbone": StageConfig(steps=4500, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
+        "judge-segmenter": StageConfig(steps=900, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
+        "encoder": StageConfig(steps=1500, batch_size=32, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99),
     },
 )
 
@@ -172,6 +198,8 @@ _PAPER = Preset(
         "autoencoder": StageConfig(steps=200_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
         "backbone": StageConfig(steps=500_000, batch_size=64, learning_rate=1e-4, ema_decay=0.9999, augmented_copies=3),
         "anatomy": StageConfig(steps=100_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
+        "judge-segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99, seed=1),
+        "encoder": StageConfig(steps=20_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
     },
 )
 
@@ -192,7 +220,11 @@ _TINY = Preset(
         "autoencoder": replace(_TINY_STAGE, crop=32, adversarial_from=2),
         "backbone": _TINY_STAGE,
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
+        "judge-segmenter": replace(_TINY_STAGE, seed=1),
+        "encoder": _TINY_STAGE,
     },
+    judge_segmenter=JudgeSegmenterConfig(input_size=32, filters=4, norm_num_groups=2, blocks_down=(1, 1)),
+    encoder=EncoderConfig(input_size=32, channels=(4, 4, 8, 8), norm_num_groups=2, fewest=1),
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (_CXR_256, _PAPER, _TINY)}

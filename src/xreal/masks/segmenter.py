@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from xreal.config import SegmenterConfig
+from xreal.config import JudgeSegmenterConfig, SegmenterConfig
 from xreal.vocabulary import Organ
 
-__all__ = ["Segmenter", "build_segmenter", "segment"]
+__all__ = ["JudgeSegmenter", "Segmenter", "build_judge_segmenter", "build_segmenter", "segment"]
+
+
+def _standardise(image: Tensor) -> Tensor:
+    """Give each image (B, 1, H, W) mean 0 and deviation 1."""
+    mean, deviation = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True)
+    return (image - mean) / (deviation + 1e-3)
 
 
 class Segmenter(ModelMixin, ConfigMixin):
@@ -40,9 +47,45 @@ class Segmenter(ModelMixin, ConfigMixin):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, organs, H, W) of images (B, 1, H, W) of any brightness and contrast."""
-        mean, deviation = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True)
-        logits: Tensor = self.network((image - mean) / (deviation + 1e-3))
+        logits: Tensor = self.network(_standardise(image))
         return logits
+
+
+class JudgeSegmenter(ModelMixin, ConfigMixin):
+    """MONAI SegResNet over the same labels: pre-activation residual blocks, group norm, sums instead of concatenation.
+
+    It shares neither architecture nor seed with ``Segmenter``, so that images are not judged by the network that drew
+    the masks they were made from.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        input_size: int = 128,
+        filters: int = 12,
+        norm_num_groups: int = 4,
+        blocks_down: tuple[int, ...] = (1, 1, 2, 2),
+        organs: int = 4,
+    ) -> None:
+        super().__init__()
+        from monai.networks.nets.segresnet import SegResNet
+
+        self.network = SegResNet(
+            spatial_dims=2,
+            init_filters=filters,
+            in_channels=1,
+            out_channels=organs,
+            norm=("GROUP", {"num_groups": norm_num_groups}),
+            blocks_down=blocks_down,
+            blocks_up=(1,) * (len(blocks_down) - 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, organs, H, W) of images (B, 1, H, W) of any size, brightness and contrast."""
+        side = self.config.input_size
+        small = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        logits: Tensor = self.network(_standardise(small))
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def build_segmenter(config: SegmenterConfig, image_size: int) -> Segmenter:
@@ -50,8 +93,18 @@ def build_segmenter(config: SegmenterConfig, image_size: int) -> Segmenter:
     return Segmenter(channels=config.channels, num_res_units=config.num_res_units, organs=4, sample_size=image_size)
 
 
+def build_judge_segmenter(config: JudgeSegmenterConfig) -> JudgeSegmenter:
+    """Make an untrained second segmenter for lungs and heart."""
+    return JudgeSegmenter(
+        input_size=config.input_size,
+        filters=config.filters,
+        norm_num_groups=config.norm_num_groups,
+        blocks_down=config.blocks_down,
+    )
+
+
 @torch.inference_mode()
-def segment(segmenter: Segmenter, images: Tensor) -> np.ndarray:
+def segment(segmenter: Segmenter | JudgeSegmenter, images: Tensor) -> np.ndarray:
     """Find the organs.
 
     Args:

@@ -1,4 +1,4 @@
-"""Stage: the segmenter, X-ray -> organ mask."""
+"""Stages: the segmenter, X-ray -> organ mask, and the second one that judges."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from xreal.data.contract import Sample, collate
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError
 from xreal.masks.organs import dice_per_organ
-from xreal.masks.segmenter import build_segmenter, segment
+from xreal.masks.segmenter import JudgeSegmenter, Segmenter, build_judge_segmenter, build_segmenter, segment
 from xreal.sheets import colour_labels
 from xreal.training.stage import Loss, Stage
 
-__all__ = ["SegmenterStage", "samples_with_masks"]
+__all__ = ["JudgeSegmenterStage", "SegmenterStage", "samples_with_masks"]
 
 
 def samples_with_masks(data: Sequence[Path], split: str) -> list[Sample]:
@@ -37,18 +37,27 @@ def samples_with_masks(data: Sequence[Path], split: str) -> list[Sample]:
 
 
 class SegmenterStage(Stage):
-    """Dice and cross-entropy on expert masks, with strong geometry and intensity augmentation."""
+    """Dice and cross-entropy on expert masks, with strong geometry and intensity augmentation.
+
+    Attributes:
+        component: folder of the model that the network is written to.
+    """
 
     name = "segmenter"
+    component = "segmenter"
 
     def __init__(self, preset: Preset, data: Sequence[Path]) -> None:
         super().__init__(preset)
         self.samples = samples_with_masks(data, "train")
         self.validation = collate(samples_with_masks(data, "val"))
         torch.manual_seed(self.config.seed)
-        self.networks = {"segmenter": build_segmenter(preset.segmenter, preset.image_size)}
+        self.networks = {self.component: self.build(preset)}
         self.sampling_weights = torch.ones(len(self.samples))
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=True)
+
+    def build(self, preset: Preset) -> Segmenter | JudgeSegmenter:
+        """Make the untrained network."""
+        return build_segmenter(preset.segmenter, preset.image_size)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return augmented images (B, 1, H, W) and masks (B, H, W)."""
@@ -63,8 +72,8 @@ class SegmenterStage(Stage):
         """Yield Dice + cross-entropy."""
         image, mask = batch
         device = next(self.network.parameters()).device
-        loss = self.loss(self.networks["segmenter"](image.to(device)).float(), mask[:, None].long().to(device))
-        yield Loss("segmenter", loss, {"loss": loss.item()})
+        loss = self.loss(self.networks[self.component](image.to(device)).float(), mask[:, None].long().to(device))
+        yield Loss(self.component, loss, {"loss": loss.item()})
 
     def validate(self) -> dict[str, float]:
         """Return mean Dice per organ."""
@@ -81,5 +90,16 @@ class SegmenterStage(Stage):
         return [grey, [colour_labels(mask) for mask in expert], [colour_labels(mask) for mask in found]]
 
     def export(self, folder: Path) -> None:
-        """Write ``segmenter/``."""
-        self.network.save_pretrained(folder / "segmenter")
+        """Write the component's folder."""
+        self.network.save_pretrained(folder / self.component)
+
+
+class JudgeSegmenterStage(SegmenterStage):
+    """The second segmenter: another architecture and, by its settings, another seed."""
+
+    name = "judge-segmenter"
+    component = "judge_segmenter"
+
+    def build(self, preset: Preset) -> JudgeSegmenter:
+        """Make the untrained network."""
+        return build_judge_segmenter(preset.judge_segmenter)

@@ -13,7 +13,7 @@ from xreal.training.stage import Stage
 
 __all__ = ["STAGES", "build_stage"]
 
-STAGES = ("segmenter", "autoencoder", "backbone", "anatomy")
+STAGES = ("segmenter", "autoencoder", "backbone", "anatomy", "judge-segmenter", "encoder")
 
 
 def build_stage(
@@ -56,6 +56,14 @@ def build_stage(
         from xreal.training.anatomy import AnatomyStage
 
         return _started(AnatomyStage(preset, data, _autoencoder(autoencoder or out)), start, "anatomy_controller")
+    if name == "judge-segmenter":
+        from xreal.training.segmenter import JudgeSegmenterStage
+
+        return _started(JudgeSegmenterStage(preset, data), start, "judge_segmenter")
+    if name == "encoder":
+        from xreal.training.encoder import EncoderStage
+
+        return _started(EncoderStage(preset, data), start, "encoder")
     raise InputError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
 
 

@@ -1,0 +1,206 @@
+"""The card's numbers: every axis of one row, each number with its 95% interval and its n."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from xreal.errors import InputError
+from xreal.evaluation.anatomy import anatomy_control
+from xreal.evaluation.cases import Cases, joined
+from xreal.evaluation.control import mean_and_interval
+from xreal.evaluation.diversity import diversity_scores
+from xreal.evaluation.fidelity import fidelity_scores
+from xreal.evaluation.judges import Extractor, Judges
+from xreal.evaluation.pathology import classifier_response, lesion_locality, localisation, response_per_finding
+from xreal.evaluation.privacy import NearestImages, copy_summary
+from xreal.evaluation.radiomics import radiomics_features, radiomics_scores
+from xreal.evaluation.spectrum import spectrum_distance
+from xreal.evaluation.utility import Utility, classifier_utility, segmenter_utility
+from xreal.vocabulary import Finding
+
+__all__ = [
+    "Axis",
+    "FidelityReference",
+    "Number",
+    "anatomy_axis",
+    "diversity_axis",
+    "number",
+    "pathology_axes",
+    "privacy_axis",
+    "utility_axes",
+]
+
+FEW_REAL = 25
+"""Real images that the segmenter of the axis utility learns from: few, as where synthetic ones are wanted."""
+
+Number = dict[str, float | int | None]
+Axis = dict[str, Number]
+
+
+def number(value: float, n: int, low: float = math.nan, high: float = math.nan) -> Number:
+    """Keep a value beside its 95% interval and the number of images it comes from; None where there is no number."""
+    finite = {
+        key: one if math.isfinite(one) else None for key, one in {"value": value, "low": low, "high": high}.items()
+    }
+    return {**finite, "n": n}
+
+
+def _mean(values: np.ndarray, seed: int = 0) -> Number | None:
+    """Average the finite values; None where there are none."""
+    n = int(np.isfinite(values).sum())
+    if n == 0:
+        return None
+    mean, low, high = mean_and_interval(values, seed)
+    return number(mean, n, low, high)
+
+
+def _means(scores: Mapping[str, np.ndarray]) -> Axis:
+    means = {name: _mean(values) for name, values in scores.items()}
+    return {name: one for name, one in means.items() if one is not None}
+
+
+def _from_flat(scores: Mapping[str, float], n: int) -> Axis:
+    """Turn "NAME", "NAME low", "NAME high" into numbers by name."""
+    names = [name for name in scores if f"{name} low" in scores]
+    return {name: number(scores[name], n, scores[f"{name} low"], scores[f"{name} high"]) for name in names}
+
+
+class FidelityReference:
+    """The real images that every row is compared with; their features are computed once."""
+
+    def __init__(self, images: np.ndarray, extractors: Mapping[str, Extractor], seed: int = 0) -> None:
+        self.images, self.extractors, self.seed = images, extractors, seed
+        self.features = {name: extractor(images) for name, extractor in extractors.items()}
+        self.radiomics = radiomics_features(images)[0]
+
+    def compare(self, images: np.ndarray) -> dict[str, Axis]:
+        """Measure how near images (N, H, W) are to the reference, cut to one n: distances depend on it.
+
+        Returns:
+            "fidelity: EXTRACTOR" for each, "radiomics", "spectrum".
+
+        Raises:
+            InputError: fewer than 100 images on one side.
+        """
+        n = min(len(images), len(self.images))
+        if n < 100:
+            raise InputError(
+                f"fidelity needs at least 100 images on each side; there are {n}. Raise --n, or leave it out"
+            )
+        part = images[:n]
+        axes = {
+            f"fidelity: {name}": _from_flat(fidelity_scores(self.features[name][:n], extractor(part), self.seed), n)
+            for name, extractor in self.extractors.items()
+        }
+        features = radiomics_features(part)[0]
+        axes["radiomics"] = _from_flat(radiomics_scores(self.radiomics[:n], features, self.seed), n)
+        axes["spectrum"] = _from_flat(spectrum_distance(self.images[:n], part, self.seed), n)
+        return axes
+
+
+def anatomy_axis(judges: Judges, cases: Cases, images: np.ndarray | None = None) -> Axis:
+    """Compare the requested organs with those that the judging segmenter finds.
+
+    Args:
+        judges: its segmenter is used.
+        cases: with requested organ masks; images without one do not count.
+        images: to judge instead of ``cases.images``, (N, H, W).
+    """
+    masked = cases.organ_masks.any((1, 2))
+    pictures = cases.images if images is None else images
+    if not masked.any():
+        return {}
+    return _means(anatomy_control(judges.segmenter, pictures[masked], cases.organ_masks[masked]))
+
+
+def pathology_axes(judges: Judges, cases: Cases) -> tuple[Axis, dict[str, Axis]]:
+    """Measure what lesions changed, where, and whether the judging classifier sees what was asked for.
+
+    Returns:
+        The axis over all images, and one axis per requested finding.
+    """
+    twinned = np.isfinite(cases.healthy).all((1, 2)) & cases.lesion_masks.any((1, 2))
+    if not twinned.any():
+        return {}, {}
+    cases = cases.take(np.flatnonzero(twinned))
+    scores = (
+        lesion_locality(cases.images, cases.healthy, cases.lesion_masks)
+        | localisation(cases.images, cases.healthy, cases.lesion_masks)
+        | {
+            f"response: {name}": values
+            for name, values in classifier_response(judges.encoder, cases.images, cases.healthy, cases.findings).items()
+        }
+    )
+    responses = response_per_finding(judges.encoder, cases.images, cases.healthy, cases.findings)
+    per_finding: dict[str, Axis] = {}
+    for finding in sorted({name for names in cases.findings for name in names}):
+        rows = np.array([finding in names for names in cases.findings])
+        per_finding[finding.value] = _means({name: values[rows] for name, values in scores.items()})
+        if finding.value in responses:
+            answer = responses[finding.value]
+            value, low, high = answer["auroc"]
+            per_finding[finding.value]["auroc"] = number(value, answer["n"], low, high)
+    return _means(scores), per_finding
+
+
+def privacy_axis(nearest: NearestImages, held_out: NearestImages) -> tuple[Axis, dict[str, Any]]:
+    """Count copies of training images among the judged ones, beside held-out real images.
+
+    Returns:
+        The axis, and the whole summary with its quantiles.
+    """
+    summary = copy_summary(nearest.similarity, held_out.similarity)
+    flagged = number(summary["flagged"], summary["n"], summary["flagged_low"], summary["flagged_high"])
+    median = number(float(np.median(nearest.similarity)), summary["n"])
+    held_out_median = number(float(np.median(held_out.similarity)), summary["held_out_n"])
+    return {"flagged": flagged, "median similarity": median, "held-out median similarity": held_out_median}, summary
+
+
+def diversity_axis(images: np.ndarray, groups: Sequence[int], real_images: np.ndarray) -> Axis:
+    """Compare images of one mask and prompt with each other, beside random pairs of real images.
+
+    Args:
+        images: (N, H, W).
+        groups: N labels; images of one label were asked for alike.
+        real_images: (M, H, W).
+    """
+    scores = diversity_scores(images, groups, real_images)
+    return _means({name: values for name, values in scores.items() if name != "ms-ssim within groups"})
+
+
+def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: float) -> dict[str, Axis]:
+    """Train small networks on few real images, with and without the drawn ones, and test them on real images.
+
+    Args:
+        real_train: real images of the ``train`` split.
+        synthetic: as drawn, with requested findings and masks, and their twins.
+        test: real images of other patients.
+        seconds: time limit, half of it for each task.
+
+    Returns:
+        "utility: segmenter" and "utility: Pneumonia classifier": "METRIC, ARM" over the seeds (n = seeds), and
+        "gain METRIC, ARM" against "real only".
+    """
+    healthy = replace(
+        synthetic, images=synthetic.healthy, findings=tuple((Finding.NO_FINDING,) for _ in range(len(synthetic)))
+    )
+    twins = np.flatnonzero(np.isfinite(synthetic.healthy).all((1, 2)))
+    both = joined(synthetic, healthy.take(twins))
+    segmenter = segmenter_utility(real_train, both, test, seconds / 2, few_shot=FEW_REAL)
+    few = min(len(both), sum(bool(names) for names in real_train.findings))
+    classifier = classifier_utility(Finding.PNEUMONIA, real_train, both, test, seconds / 2, few_shot=few)
+    return {"utility: segmenter": _arms(segmenter), "utility: Pneumonia classifier": _arms(classifier)}
+
+
+def _arms(utility: Utility) -> Axis:
+    axis = {}
+    for prefix, table in (("", utility.scores), ("gain ", utility.differences)):
+        for metric, arms in table.items():
+            for arm, scores in arms.items():
+                axis[f"{prefix}{metric}, {arm}"] = number(float(np.mean(scores)), len(scores), min(scores), max(scores))
+    return axis

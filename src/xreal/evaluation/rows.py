@@ -1,0 +1,147 @@
+"""The rows of the card: what a model is asked to draw, drawn to disk so that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from xreal.errors import InputError, OutputError
+from xreal.evaluation.cases import Cases, read_cases, write_case
+from xreal.evaluation.control import sample_lung_boxes
+from xreal.masks.lesions import Lesion
+from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.pipeline import XRealPipeline
+from xreal.vocabulary import Finding, Organ
+
+__all__ = ["REQUESTED", "ask", "draw_row", "like_real", "reconstruct", "shuffle_masks"]
+
+# Findings that are asked for in turn: those with at least ten validation images in the data that the judges know.
+REQUESTED = (
+    Finding.PNEUMONIA,
+    Finding.INFILTRATION,
+    Finding.ATELECTASIS,
+    Finding.EDEMA,
+    Finding.PLEURAL_EFFUSION,
+)
+
+Track = Callable[[Sequence[int], str], Iterable[int]]
+
+
+def ask(real: Cases, n: int, seed: int = 0) -> tuple[Cases, Cases]:
+    """Make n requests: the organ mask of a real X-ray, one of ``REQUESTED`` in turn, and a box for it in the lungs.
+
+    Args:
+        real: X-rays with organ masks; the first n that have both lungs give theirs.
+        n: how many.
+        seed: of the boxes.
+
+    Returns:
+        The requests, whose ``images`` are the real X-rays that own the masks and whose ``healthy`` are NaN; and the
+        owners, the same X-rays with their own labels.
+
+    Raises:
+        InputError: fewer than n masks.
+    """
+    lungs = (Organ.LEFT_LUNG, Organ.RIGHT_LUNG)
+    usable = [i for i, mask in enumerate(real.organ_masks) if all((mask == organ).any() for organ in lungs)]
+    if len(usable) < n:
+        raise InputError(
+            f"n = {n}, but only {len(usable)} real X-rays have a mask of both lungs; "
+            "give a smaller --n, or prepare the data with --segmenter"
+        )
+    owners = real.take(usable[:n])
+    requests = replace(
+        owners,
+        image_ids=tuple(f"{i:04d}" for i in range(n)),
+        findings=tuple((REQUESTED[i % len(REQUESTED)],) for i in range(n)),
+        lesion_masks=sample_lung_boxes(owners.organ_masks, seed),
+    )
+    return requests, owners
+
+
+def draw_row(
+    pipeline: XRealPipeline,
+    requests: Cases,
+    folder: Path,
+    about: dict[str, Any],
+    seed: int,
+    track: Track,
+    use_masks: bool = True,
+    batch_size: int = 8,
+    **settings: Any,
+) -> Cases:
+    """Draw every request and its healthy twin, or read those that an earlier run has drawn.
+
+    Args:
+        pipeline: the model.
+        requests: see ``ask``; request i takes seed + i.
+        folder: for the pictures; see ``write_case``.
+        about: what else the images depend on, such as the weights' hash; kept beside each.
+        seed: of the first image.
+        track: shows progress over the batches.
+        use_masks: give the organ masks to the model; without, it chooses the anatomy.
+        batch_size: images drawn side by side.
+        settings: further arguments of the pipeline.
+
+    Raises:
+        OutputError: the folder holds images that were drawn otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {**about, "settings": {key: str(value) for key, value in settings.items()}, "use_masks": use_masks}
+    missing = [
+        i for i in range(len(requests)) if not _drawn(folder / f"{requests.image_ids[i]}.json", record, seed + i)
+    ]
+    for start in track(range(0, len(missing), batch_size), folder.name):
+        indices = missing[start : start + batch_size]
+        part = requests.take(indices)
+        lesions = [[Lesion(own[0], mask)] for own, mask in zip(part.findings, part.lesion_masks, strict=True)]
+        masks = part.organ_masks if use_masks else None
+        output = pipeline(masks, lesions, [seed + i for i in indices], **settings)
+        finished = replace(part, images=output.images, healthy=output.healthy)
+        for row, i in enumerate(indices):
+            write_case(folder, finished, row, {**record, "seed": seed + i})
+    names = set(requests.image_ids)
+    drawn = read_cases(folder, requests.images.shape[-1])
+    return drawn.take([i for i, name in enumerate(drawn.image_ids) if name in names])
+
+
+def _drawn(path: Path, record: dict[str, Any], seed: int) -> bool:
+    if not path.exists():
+        return False
+    stored = json.loads(path.read_text())
+    if different := [key for key, value in {**record, "seed": seed}.items() if stored.get(key) != value]:
+        raise OutputError(
+            f"{path} was drawn with another {', '.join(different)}; give another --out, or delete {path.parent}"
+        )
+    return True
+
+
+def like_real(drawn: Cases, owners: Cases) -> np.ndarray:
+    """Mix what was drawn as the real set is mixed: with lesion where the mask's owner has a finding, else the twin.
+
+    Returns:
+        (N, H, W) float32.
+    """
+    sick = [any(finding is not Finding.NO_FINDING for finding in names) for names in owners.findings]
+    lesion = np.array(sick)[:, None, None] | ~np.isfinite(drawn.healthy)
+    return np.where(lesion, drawn.images, drawn.healthy)
+
+
+@torch.inference_mode()
+def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+    """Send images (N, H, W) through the autoencoder: the best that a model of these latents can draw."""
+    batches = torch.from_numpy(np.ascontiguousarray(images))[:, None].split(8)
+    parts = [decode_latents(autoencoder, encode_image(autoencoder, part.to(autoencoder.device))) for part in batches]
+    return torch.cat(parts)[:, 0].cpu().numpy()
+
+
+def shuffle_masks(cases: Cases) -> Cases:
+    """Give every image its neighbour's organ mask: what anatomy scores are worth when masks are not obeyed."""
+    return replace(cases, organ_masks=np.roll(cases.organ_masks, 1, axis=0))

@@ -1,0 +1,227 @@
+"""The whole card through the command line: drawn by a tiny model, or read from a folder; interrupted and gone on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xreal.config import PRESETS
+from xreal.data.contract import Sample
+from xreal.data.phantom import phantom
+from xreal.data.prepared import write_shard
+from xreal.evaluation.cases import Cases, read_cases, write_case
+from xreal.evaluation.evaluate import AXES
+from xreal.masks.segmenter import build_judge_segmenter
+from xreal.models.encoder import build_encoder
+from xreal.vocabulary import Finding
+
+TINY = PRESETS["tiny"]
+SIZE = TINY.image_size
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold 200 validation phantoms, which is what distances need, and 12 training phantoms."""
+    folder = tmp_path_factory.mktemp("data")
+    samples = []
+    for seed in range(212):
+        findings = ((Finding.NO_FINDING,), (Finding.PNEUMONIA,))[seed % 2]
+        chest = phantom(1000 + seed, SIZE, () if seed % 2 == 0 else findings)
+        image = np.rint(chest.image * 255).astype(np.uint8)
+        samples.append(Sample(image, chest.organ_mask, f"p{seed}", findings=findings))
+    write_shard(folder / "val-00000.parquet", samples[:200])
+    write_shard(folder / "train-00000.parquet", samples[200:])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judges")
+    torch.manual_seed(0)
+    build_encoder(TINY.encoder, (Finding.NO_FINDING, Finding.PNEUMONIA)).save_pretrained(folder / "encoder")
+    build_judge_segmenter(TINY.judge_segmenter).save_pretrained(folder / "judge_segmenter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def card(
+    data: Path, judges: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, object]]:
+    """Hold the card of the tiny model, all axes that need no training."""
+    from typer.testing import CliRunner
+
+    from xreal.cli import app
+
+    out = tmp_path_factory.mktemp("card") / "report"
+    result = CliRunner().invoke(app, _command(data, judges, out, "--model", tiny_model_folder, "--n", 4))
+    assert result.exit_code == 0, result.output
+    assert "minutes" in result.output  # it says before it starts what it will take
+    return out, json.loads((out / "report.json").read_text())
+
+
+def _command(data: Path, judges: Path, out: Path, *more: object) -> list[str]:
+    common = ("evaluate", "--real", data, "--judges", judges, "--out", out, "--two-pass-n", 1)
+    return [str(argument) for argument in (*common, *more)]
+
+
+def test_rows_hold_floor_ceiling_model_and_ablations(card: tuple[Path, dict]) -> None:
+    rows = card[1]["rows"]
+    assert list(rows) == [
+        "real vs real",
+        "reconstructed",
+        "regional",
+        "two-pass",
+        "without anatomy controller",
+        "shuffled masks",
+    ]
+    assert {"fidelity: cxr-encoder", "fidelity: autoencoder", "radiomics", "spectrum"} <= rows["real vs real"].keys()
+    assert rows["reconstructed"]["fidelity: autoencoder"]["frechet distance"]["n"] == 100
+    for axis in ("anatomy", "pathology", "diversity", "privacy"):
+        assert axis in rows["regional"], axis
+    assert rows["regional"]["anatomy"]["dice heart"]["n"] == 4
+    assert set(card[1]["findings"]["regional"]) == {"Pneumonia", "Infiltration", "Atelectasis", "Edema"}
+
+
+def test_every_number_has_its_n_and_lies_in_its_interval(card: tuple[Path, dict]) -> None:
+    numbers = [one for axes in card[1]["rows"].values() for axis in axes.values() for one in axis.values()]
+    assert len(numbers) > 100
+    for one in numbers:
+        assert one["n"] >= 1
+        if one["low"] is not None:
+            assert one["low"] - 1e-9 <= one["value"] <= one["high"] + 1e-9
+
+
+def test_reconstructions_stand_further_from_the_reference_than_real_images(card: tuple[Path, dict]) -> None:
+    rows = card[1]["rows"]
+    floor, blurred = (
+        rows[name]["spectrum"]["spectrum distance"]["value"] for name in ("real vs real", "reconstructed")
+    )
+    assert blurred > 2 * floor
+
+
+def test_page_opens_without_a_network(card: tuple[Path, dict]) -> None:
+    page = (card[0] / "index.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    for expected in ("worst cases", "nearest training images", "power spectrum", "data:image/png;base64,"):
+        assert expected in page
+    assert "| regional |" in (card[0] / "report.md").read_text()
+
+
+def test_interrupted_card_goes_on_with_the_same_images(
+    card: tuple[Path, dict], data: Path, judges: Path, tiny_model_folder: Path, tmp_path: Path, run: Callable[..., int]
+) -> None:
+    out = Path(shutil.copytree(card[0], tmp_path / "report"))
+    gone, kept = out / "images/regional/0002.png", out / "images/regional/0001.png"
+    pixels, written = gone.read_bytes(), kept.stat().st_mtime_ns
+    for path in out.glob("images/regional/0002*"):
+        path.unlink()
+    again = _command(data, judges, out, "--model", tiny_model_folder, "--n", 4, "--only", "anatomy")
+    assert run(*again) == 0
+    assert gone.read_bytes() == pixels
+    assert kept.stat().st_mtime_ns == written
+    rows = json.loads((out / "report.json").read_text())["rows"]
+    assert rows["regional"]["anatomy"] == card[1]["rows"]["regional"]["anatomy"]
+
+
+def test_images_of_other_settings_are_not_mixed_in(
+    card: tuple[Path, dict],
+    data: Path,
+    judges: Path,
+    tiny_model_folder: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    again = _command(data, judges, card[0], "--model", tiny_model_folder, "--n", 4, "--seed", 5)
+    assert run(*again) == 2
+    assert "drawn with another seed" in capsys.readouterr().err
+
+
+def test_pictures_from_anywhere_are_judged(
+    card: tuple[Path, dict], data: Path, judges: Path, tmp_path: Path, run: Callable[..., int]
+) -> None:
+    assert (
+        run(
+            *_command(data, judges, tmp_path, "--generated", card[0] / "images/regional", "--only", "anatomy,pathology")
+        )
+        == 0
+    )
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert list(rows) == ["real vs real", "regional", "shuffled masks"]
+    for name, one in card[1]["rows"]["regional"]["pathology"].items():
+        assert rows["regional"]["pathology"][name]["value"] == pytest.approx(one["value"], abs=0.05), name
+
+
+def test_a_case_is_read_as_it_was_written(tmp_path: Path) -> None:
+    chest = phantom(3, SIZE)
+    case = Cases(
+        images=chest.image[None],
+        image_ids=("a",),
+        findings=((Finding.EDEMA,),),
+        organ_masks=chest.organ_mask[None],
+        lesion_masks=(chest.organ_mask == 3)[None].astype(np.float32),
+        healthy=np.full((1, SIZE, SIZE), np.nan, np.float32),
+    )
+    write_case(tmp_path, case, 0, {"seed": 1})
+    (stored := tmp_path / "a.json").write_text(stored.read_text())
+    again = read_cases(tmp_path, SIZE)
+    np.testing.assert_allclose(again.images, case.images, atol=1 / 255)
+    assert (again.image_ids, again.findings) == (case.image_ids, case.findings)
+    assert np.array_equal(again.organ_masks, case.organ_masks)
+    assert np.array_equal(again.lesion_masks, case.lesion_masks)
+    assert np.isnan(again.healthy).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--n", 4), "either a model that draws or a folder"),
+        (("--model", "cxr-256", "--generated", "."), "either a model that draws or a folder"),
+        (("--model", "cxr-256", "--only", "beauty"), f"expected some of {', '.join(AXES)}"),
+        (("--model", "cxr-256", "--n", 0), "≥ 1"),
+    ],
+)
+def test_contradicting_options_are_refused(
+    arguments: tuple[object, ...],
+    expected: str,
+    data: Path,
+    judges: Path,
+    tmp_path: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(*_command(data, judges, tmp_path / "out", *arguments)) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_images_than_masks_are_refused(
+    data: Path,
+    judges: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(*_command(data, judges, tmp_path, "--model", tiny_model_folder, "--n", 201)) == 2
+    assert "only 200 real X-rays have a mask" in capsys.readouterr().err
+
+
+def test_empty_folder_is_refused(
+    data: Path, judges: Path, tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run(*_command(data, judges, tmp_path / "out", "--generated", tmp_path / "empty")) == 2
+    assert "holds no PNG, JPEG or TIFF picture" in capsys.readouterr().err
+
+
+def test_too_few_images_for_distances_are_said(
+    card: tuple[Path, dict], data: Path, judges: Path, tmp_path: Path, run: Callable[..., int]
+) -> None:
+    assert run(*_command(data, judges, tmp_path, "--generated", card[0] / "images/regional", "--only", "fidelity")) == 0
+    notes = json.loads((tmp_path / "report.json").read_text())["notes"]
+    assert any("at least 100 are needed" in note for note in notes)
