@@ -52,6 +52,7 @@ BAD_INPUT = {
     "small paint": ("--lesion Mass=small.png", "small.png is 32 x 32 (width x height); expected 64 x 64"),
     "negative seed": ("--seed -1", "seed -1 is out of range; expected 0 to"),
     "zero steps": ("--steps 0", "steps is 0"),
+    "too many steps": ("--steps 1000", "steps is 1000; expected 1 to 999"),
     "negative guidance": ("--guidance -2", "guidance is -2.0; expected a number ≥ 0"),
     "mode": ("--mode inpaint", "unknown mode 'inpaint'; expected one of regional, two-pass"),
     "solver": ("--solver heun", "unknown solver 'heun'; expected one of ddim, dpm++, unipc, euler"),

@@ -63,7 +63,7 @@ def generate(
 ) -> None:
     """Draw chest X-rays from an organ mask, findings and lesion masks."""
     from xreal.errors import InputError
-    from xreal.images import prepare_output_folder
+    from xreal.images import check_output_folder, prepare_output_folder
     from xreal.masks import parse_lesion, read_organ_mask
 
     if n < 1 or batch_size < 1 or retries < 0 or not 0 <= min_dice <= 1:
@@ -71,8 +71,7 @@ def generate(
     organ_mask = None if organs is None else read_organ_mask(organs)
     height, width = (256, 256) if organ_mask is None else organ_mask.shape
     lesions = [parse_lesion(text, height, width) for text in lesion or ()]
-    if out.exists():
-        prepare_output_folder(out, overwrite)
+    check_output_folder(out, overwrite)
 
     from xreal.control.anatomy import AnatomyBlend
     from xreal.inputs import check_settings, default_blend
@@ -85,7 +84,6 @@ def generate(
     anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, until)
     _hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
-    prepare_output_folder(out, overwrite)  # a new folder is made only once nothing speaks against drawing
     provenance = {
         "model": model,
         "weights": weights_hash(resolve_folder(model)),
@@ -112,6 +110,8 @@ def generate(
             exact=exact,
             anatomy=anatomy,
         )
+        if first == 0:
+            prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
         write_drawn(out, first, drawn, provenance)
         for number, one in enumerate(drawn, first):
             scores = ", ".join(f"{organ} {value:.3f}" for organ, value in one.record["conformance"].items())

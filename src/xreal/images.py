@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from xreal.errors import ImageError, InputError, OutputError
 
 __all__ = [
+    "check_output_folder",
     "fit_square",
     "fit_square_mask",
     "open_picture",
@@ -261,6 +262,23 @@ def prepare_output_folder(path: str | os.PathLike[str], overwrite: bool = False)
     if holds_files and not overwrite:
         raise OutputError(f"{folder} already holds files; choose an empty folder, or use --overwrite to write into it.")
     return folder
+
+
+def check_output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Refuse, without creating anything, a folder that ``prepare_output_folder`` would refuse.
+
+    Raises:
+        OutputError: as there.
+    """
+    folder = Path(path)
+    if folder.exists():
+        prepare_output_folder(folder, overwrite)
+        return
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(
+            f"{folder} cannot be written to: {parent} is no folder, or not writable. Choose another folder."
+        )
 
 
 def write_json(path: str | os.PathLike[str], payload: Any) -> None:

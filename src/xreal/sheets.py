@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from xreal.images import write_bytes
 
 __all__ = ["colour_labels", "contact_sheet", "overlay", "signed_difference", "write_sheet"]
 
@@ -59,4 +62,6 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = 
 
 def write_sheet(path: Path, rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = ()) -> None:
     """Write a contact sheet as PNG."""
-    Image.fromarray(contact_sheet(rows, titles)).save(path)
+    buffer = io.BytesIO()
+    Image.fromarray(contact_sheet(rows, titles)).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())

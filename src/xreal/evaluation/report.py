@@ -157,12 +157,12 @@ def _case(cases: Cases, index: int, score: str) -> list[Picture]:
     name = cases.image_ids[index]
     pictures: list[Picture] = []
     if cases.organ_masks[index].any():
-        pictures.append((f"{name} organ mask", colour_labels(cases.organ_masks[index]).astype(np.float32) / 255))
+        pictures.append((f"{name} organ mask", colour_labels(cases.organ_masks[index])))
     if np.isfinite(twin).all():
         asked = ", ".join(cases.findings[index])
-        pictures.append((f"{asked}, where", overlay(twin, cases.lesion_masks[index]).astype(np.float32) / 255))
+        pictures.append((f"{asked}, where", overlay(twin, cases.lesion_masks[index])))
         pictures.append(("healthy twin", twin))
-        pictures.append(("difference x2", signed_difference(image, twin).astype(np.float32) / 255))
+        pictures.append(("difference x2", signed_difference(image, twin)))
     return [*pictures, (f"{name} {score}".strip(), image)]
 
 
