@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import xreal.pipeline
+from xreal.config import PRESETS
 from xreal.control.anatomy import AnatomyBlend
 from xreal.control.blending import StepNoise
 from xreal.control.pathology import LatentLesions
@@ -22,6 +23,7 @@ from xreal.vocabulary import Finding, Organ
 MakeLesion = Callable[..., Lesion]
 FAST: dict[str, dict[str, Any]] = {"regional": {"steps": 4}, "two-pass": {"steps": 4, "mode": "two-pass"}}
 every_mode = pytest.mark.parametrize("settings", FAST.values(), ids=FAST)
+CHANNELS = PRESETS["tiny"].autoencoder.latent_channels
 CPU = torch.device("cpu")
 
 
@@ -82,7 +84,7 @@ def test_plain_text_to_image_is_the_solvers_own_loop(tiny_pipeline: XRealPipelin
     solver = build_solver("ddim", pipeline.scheduler, 5)
     with torch.inference_mode():
         embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["Edema, AP view"], CPU)
-        latents = StepNoise([3], (4, 8, 8), CPU, fixed=True).start
+        latents = StepNoise([3], (CHANNELS, 8, 8), CPU, fixed=True).start
         for timestep in solver.timesteps:
             prediction = pipeline.unet(latents, timestep, embeds).sample
             latents = solver.step(prediction, timestep, latents).prev_sample
@@ -116,7 +118,7 @@ def test_full_keep_mask_returns_the_reference(
     tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, solver: str
 ) -> None:
     output = tiny_pipeline(organ_mask, (), [4], solver=solver, steps=4, anatomy=AnatomyBlend(1, 1, 1))
-    generator = StepNoise([4], (4, 8, 8), CPU, fixed=True).reference_generators
+    generator = StepNoise([4], (CHANNELS, 8, 8), CPU, fixed=True).reference_generators
     with torch.inference_mode():
         reference = encode_image(tiny_pipeline.vae, torch.from_numpy(output.priors)[:, None], generator)
         expected = decode_latents(tiny_pipeline.vae, reference)[:, 0].numpy()
@@ -125,8 +127,8 @@ def test_full_keep_mask_returns_the_reference(
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_inpainting_nowhere_returns_the_reference(tiny_pipeline: XRealPipeline, solver: str) -> None:
-    noise = StepNoise([4], (4, 8, 8), CPU, fixed=True)
-    reference = StepNoise([5], (4, 8, 8), CPU, fixed=True).start
+    noise = StepNoise([4], (CHANNELS, 8, 8), CPU, fixed=True)
+    reference = StepNoise([5], (CHANNELS, 8, 8), CPU, fixed=True).start
     base = encode_prompts(tiny_pipeline.tokenizer, tiny_pipeline.text_encoder, ["", "Mass"], CPU)
     nowhere = LatentLesions(base[1:], torch.zeros(1, 1, 8, 8), torch.tensor([7.0]), torch.tensor([0]))
     engine = build_solver(solver, tiny_pipeline.scheduler, 3)

@@ -45,10 +45,19 @@ def test_the_rarest_of_several_findings_counts_and_few_are_not_repeated_endlessl
 
 def test_latents_are_encoded_once_per_run(phantom_data: Path, tmp_path: Path) -> None:
     first = make(phantom_data, tmp_path)
-    again = make(phantom_data, tmp_path, seed=1)  # another autoencoder, but the cache is there
+    written = (tmp_path / "train.safetensors").stat().st_mtime_ns
+    again = make(phantom_data, tmp_path)
+    assert (tmp_path / "train.safetensors").stat().st_mtime_ns == written
     assert torch.equal(first.encoded.latents, again.encoded.latents)
     assert first.encoded.latents.shape == (9, 1, CHANNELS, 8, 8)
     assert first.validation_latents.shape == (3, CHANNELS, 8, 8)
+
+
+def test_another_autoencoder_or_more_copies_are_encoded_anew(phantom_data: Path, tmp_path: Path) -> None:
+    first = make(phantom_data, tmp_path)
+    other = make(phantom_data, tmp_path, seed=1)
+    assert not torch.equal(first.encoded.latents, other.encoded.latents)
+    assert make(phantom_data, tmp_path, seed=1, copies=1).encoded.latents.shape[1] == 2
 
 
 def test_augmented_copies_stand_beside_the_unchanged_one(phantom_data: Path, tmp_path: Path) -> None:

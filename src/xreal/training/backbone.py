@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -42,6 +43,17 @@ def balanced_weights(findings: Sequence[tuple[Finding, ...]], power: float = 0.5
     return torch.tensor([max(count, fewest) for count in rarest], dtype=torch.float32).pow(-power)
 
 
+def _kept_tokenizer(folder: Path, preset: Preset, start: Path | None) -> PreTrainedTokenizerFast:
+    """Return the tokenizer that the run began with: token numbers stay, whatever words are added meanwhile."""
+    if not folder.is_dir():
+        if start is not None and (start / "tokenizer").is_dir():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(start / "tokenizer")
+        else:
+            tokenizer = build_tokenizer(preset.text_encoder)
+        tokenizer.save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 class BackboneStage(Stage):
     """Noise-prediction loss on cached latents of real X-rays and on their prompts."""
 
@@ -66,22 +78,15 @@ class BackboneStage(Stage):
         train_data, validation = PreparedDataset(data, "train"), PreparedDataset(data, "val")
         cache.mkdir(parents=True, exist_ok=True)
         copies = 1 + self.config.augmented_copies
-        self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train.safetensors", copies)
-        self.validation_latents = CachedLatents.encode(
-            validation, self.autoencoder, cache / "val.safetensors", 1
-        ).latents[:, 0]
+        with PartialState(cpu=default_device().type == "cpu").main_process_first():  # the others read what it has written
+            self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train.safetensors", copies)
+            held_out = CachedLatents.encode(validation, self.autoencoder, cache / "val.safetensors", 1)
+            self.tokenizer = _kept_tokenizer(cache / "tokenizer", preset, start)
+        self.validation_latents = held_out.latents[:, 0]
         effects = channel_effects(self.autoencoder, self.validation_latents[:8].to(self.autoencoder.device))
         weights = effects**preset.backbone.channel_weight_power
         self.channel_weights = (weights / weights.mean()).view(1, -1, 1, 1).cpu()
         torch.manual_seed(self.config.seed)
-        # A run keeps the token numbers that it began with, whatever words are added to the vocabulary meanwhile.
-        if not (cache / "tokenizer").is_dir():
-            if start is not None and (start / "tokenizer").is_dir():
-                tokenizer = PreTrainedTokenizerFast.from_pretrained(start / "tokenizer")
-            else:
-                tokenizer = build_tokenizer(preset.text_encoder)
-            tokenizer.save_pretrained(cache / "tokenizer")
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache / "tokenizer")
         self.scheduler = build_scheduler(preset.backbone)
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
         self.finding_ids = dict(zip(Finding, tokenize(self.tokenizer, list(Finding)), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from xreal.data.augment import random_affine
@@ -18,6 +20,13 @@ from xreal.data.prepared import PreparedDataset
 from xreal.models.autoencoder import downsampling, encode_image
 
 __all__ = ["CachedLatents"]
+
+
+def _fingerprint(autoencoder: AutoencoderKL) -> str:
+    digest = hashlib.sha256()
+    for name, weight in autoencoder.state_dict().items():
+        digest.update(name.encode() + weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class CachedLatents:
     @classmethod
     @torch.no_grad()
     def encode(cls, data: PreparedDataset, autoencoder: AutoencoderKL, path: Path, copies: int) -> CachedLatents:
-        """Encode all samples, or read ``path`` where an earlier start of the same run wrote them.
+        """Encode all samples, or read ``path`` where an earlier start of the same run, same autoencoder, wrote them.
 
         Args:
             data: images.
@@ -43,10 +52,11 @@ class CachedLatents:
             path: safetensors file.
             copies: of each image; all but the first are shifted, scaled and turned a little, boxes alike.
         """
+        made_by = {"autoencoder": _fingerprint(autoencoder), "samples": str(len(data)), "copies": str(copies)}
         if path.exists():
-            stored = load_file(path)
-            if len(stored["latents"]) == len(data):
-                return cls(stored["latents"].float(), stored["boxes"].float())
+            with safe_open(path, "pt") as stored:
+                if stored.metadata() == made_by:
+                    return cls(stored.get_tensor("latents").float(), stored.get_tensor("boxes").float())
         generator = torch.Generator().manual_seed(0)
         device, factor = autoencoder.device, downsampling(autoencoder)
         latents, boxes = [], []
@@ -57,5 +67,7 @@ class CachedLatents:
             latents.append(torch.stack([encode_image(autoencoder, image.to(device)).cpu() for image, _ in versions], 1))
             boxes.append(torch.stack([F.avg_pool2d(mask.float(), factor) for _, mask in versions], 1))
         tensors = {"latents": torch.cat(latents).half(), "boxes": torch.cat(boxes).half()}
-        save_file(tensors, path)
+        fresh = path.with_suffix(".tmp")
+        save_file(tensors, fresh, metadata=made_by)
+        fresh.replace(path)  # a killed run leaves the whole file or none
         return cls(tensors["latents"].float(), tensors["boxes"].float())  # as a resumed run reads them

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from xreal.errors import TrainingError
 from xreal.images import write_json
-from xreal.models.precision import fast_dtype
+from xreal.models.precision import default_device, fast_dtype
 from xreal.sheets import write_sheet
 from xreal.training.stage import Stage
 
@@ -143,9 +143,13 @@ def train(
         raise TrainingError(f"{folder} already holds a run; give --resume to go on, or another --out")
     folder.mkdir(parents=True, exist_ok=True)
     if mixed_precision == "auto":
-        probe = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        mixed_precision = "bf16" if fast_dtype(probe) is torch.bfloat16 else "no"
-    accelerator = Accelerator(mixed_precision=mixed_precision, log_with="tensorboard", project_dir=folder)
+        mixed_precision = "bf16" if fast_dtype(default_device()) is torch.bfloat16 else "no"
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        log_with="tensorboard",
+        project_dir=folder,
+        cpu=default_device().type == "cpu",  # accelerate sees the processes of torchrun on CPUs only if told
+    )
     run = _Run(stage, folder, accelerator)
     if resume:
         run.load()
