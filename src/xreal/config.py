@@ -74,8 +74,9 @@ class BackboneConfig:
     detail_dropout: float = 0.5  # share of the other prompts that are one finding alone: findings must work alone
     box_weight: float = 8.0  # what the loss weighs more inside a finding's box when the finding is in the prompt
     box_sampling: float = 3.0  # how much more often images with boxes are drawn
+    timestep_power: float = 1.5  # training timesteps are 1000 u^power, u uniform: above 1, more of the clearer ones
     min_snr_gamma: float = 0.0  # loss weight min(SNR, γ), arXiv 2303.09556; 0: none
-    channel_weight_power: float = 0.5  # loss weight of a latent channel: its effect on pixels to this power
+    channel_weight_power: float = 1.0  # loss weight of a latent channel: its effect on pixels to this power
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ _PAPER = Preset(
         detail_dropout=0.0,
         box_weight=0.0,
         box_sampling=1.0,
+        timestep_power=1.0,
         channel_weight_power=0.0,
     ),
     segmenter=SegmenterConfig(),

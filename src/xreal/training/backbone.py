@@ -142,7 +142,7 @@ class BackboneStage(Stage):
         noise = torch.randn(latents.shape, generator=generator).to(device)
         # One timestep per stratum: the same spread of noise levels in every batch.
         strata = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
-        timesteps = (strata / len(latents) * 1000).long().to(device)
+        timesteps = (1000 * (strata / len(latents)) ** self.preset.backbone.timestep_power).long().to(device)
         latents = latents.to(device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = training_target(self.scheduler, latents, noise, timesteps)
