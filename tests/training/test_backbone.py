@@ -117,3 +117,23 @@ def test_training_can_start_from_another_models_weights(
     assert all(torch.equal(started[key], stored[key]) for key in stored)
     assert any(not torch.equal(fresh[key], stored[key]) for key in stored)
     assert stage.tokenizer.convert_tokens_to_ids("pneumonia") == int(numbers[1])  # the model's numbers, not new ones
+
+
+def test_clearer_timesteps_are_trained_more(
+    phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make(phantom_data, tmp_path)
+    seen: list[torch.Tensor] = []
+    add_noise = stage.scheduler.add_noise
+
+    def watch(latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.append(timesteps)
+        return add_noise(latents, noise, timesteps)
+
+    monkeypatch.setattr(stage.scheduler, "add_noise", watch)
+    generator = torch.Generator().manual_seed(0)
+    next(stage.losses(stage.batch([0] * 64, generator), 0, generator))
+    timesteps = seen[0].float()
+    assert 0 <= timesteps.min() < 10
+    assert 980 < timesteps.max() < 1000
+    assert timesteps.mean().item() == pytest.approx(1000 / 2.5, rel=0.03)  # of 1000 u^1.5
