@@ -6,14 +6,15 @@
 # RAW holds jsrt/, nih/ and nih_normal/ (layouts: src/xreal/data/sources). RUN becomes a model folder.
 # What it gave, on 2 cores of an AVX2 processor without bfloat16 (model card: src/xreal/weights/cxr-256/README.md):
 #
-#   stage        steps × batch        time (one thread a stage)   val
-#   segmenter     1,500 ×  8          24 min   Dice 0.977, 0.979 lungs, 0.946 heart (JSRT)
-#   autoencoder     640 × 16 crops    22 min   PSNR 34.6 dB, SSIM 0.938 (both threads)
-#   backbone      2,200 × 16          75 min   loss 0.0406, still falling
-#   anatomy         400 ×  4          15 min   PSNR 15.1 dB, SSIM 0.60
+#   stage        steps × batch        time                        val
+#   segmenter     1,500 ×  8          24 min, one thread          Dice 0.977, 0.979 lungs, 0.946 heart (JSRT)
+#   autoencoder     640 × 16 crops    16 min, both threads        PSNR 37.1 dB, SSIM 0.962
+#   backbone      3,000 × 16          70 min, two processes       docs/results.md
+#   anatomy         400 ×  4          12 min, one thread          PSNR 14.6 dB, SSIM 0.57
+#   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
-# The bundled backbone saw the same number of images by a detour: 2,000 × 8 before the prompt reached the time
-# embedding, then 250 × 8 and 1,000 × 16 with it (`--start`); docs/log.md. Its bundled numbers are of that run.
+# The first 1,000 steps of the bundled backbone were trained with uniform timesteps and channel_weight_power 0.5, the
+# rest as the preset now says; docs/log.md.
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
@@ -29,8 +30,13 @@ xreal prepare nih-cxr14 "$raw/nih_normal" "$run/data/nih_normal" --segmenter "$r
 data=(--data "$run/data/nih" --data "$run/data/nih_normal")
 
 xreal train autoencoder "${data[@]}" --preset cxr-256 --out "$run"
-xreal train backbone "${data[@]}" --preset cxr-256 --out "$run"
+torchrun --standalone --nproc_per_node 2 -m xreal.cli train backbone "${data[@]}" --preset cxr-256 --out "$run"
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
 
 python "$(dirname "$0")/bundle.py" "$run" "$run/bundle" # half precision, as in the package
-python "$(dirname "$0")/../benchmarks/control.py" --model "$run/bundle" --data "$run/data/nih" "$run/data/nih_normal"
+
+# The judges learn from real images alone, and judge.
+xreal train encoder "${data[@]}" --data "$run/data/jsrt" --preset cxr-256 --out "$run/judges"
+xreal train judge-segmenter --data "$run/data/jsrt" --preset cxr-256 --out "$run/judges"
+xreal evaluate --model "$run/bundle" --judges "$run/judges" --real "$run/data/nih" --real "$run/data/nih_normal" \
+    --n 100 --out "$run/report"
