@@ -24,6 +24,7 @@ from xreal.evaluation.utility import Utility, classifier_utility, segmenter_util
 from xreal.vocabulary import Finding
 
 __all__ = [
+    "FEWEST_FOR_FIDELITY",
     "Axis",
     "FidelityReference",
     "Number",
@@ -34,6 +35,9 @@ __all__ = [
     "privacy_axis",
     "utility_axes",
 ]
+
+FEWEST_FOR_FIDELITY = 100
+"""Images on each side below which distances of distributions are not given."""
 
 FEW_REAL = 25
 """Real images that the segmenter of the axis utility learns from: few, as where synthetic ones are wanted."""
@@ -79,7 +83,7 @@ class FidelityReference:
         self.radiomics = radiomics_features(images)[0]
 
     def compare(self, images: np.ndarray) -> dict[str, Axis]:
-        """Measure how near images (N, H, W) are to the reference, cut to one n: distances depend on it.
+        """Measure how near images (N, H, W) are to as many of the reference.
 
         Returns:
             "fidelity: EXTRACTOR" for each, "radiomics", "spectrum".
@@ -88,9 +92,10 @@ class FidelityReference:
             InputError: fewer than 100 images on one side.
         """
         n = min(len(images), len(self.images))
-        if n < 100:
+        if n < FEWEST_FOR_FIDELITY:
             raise InputError(
-                f"fidelity needs at least 100 images on each side; there are {n}. Raise --n, or leave it out"
+                f"fidelity needs at least {FEWEST_FOR_FIDELITY} images on each side; there are {n}. "
+                "Raise --n, or leave it out"
             )
         part = images[:n]
         axes = {

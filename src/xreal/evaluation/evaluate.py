@@ -14,6 +14,7 @@ import numpy as np
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import InputError
 from xreal.evaluation.card import (
+    FEWEST_FOR_FIDELITY,
     Axis,
     FidelityReference,
     anatomy_axis,
@@ -156,7 +157,10 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     card.pictures = examples(rows[main].cases, judges) | card.pictures
 
     about = _about(options, judges, len(real), rows)
-    report = {"about": about, "rows": card.rows, "findings": card.findings} | {
+    report = {
+        "about": about,
+        "rows": card.rows,
+        "findings": card.findings,
         "privacy": card.privacy,
         "notes": card.notes,
     }
@@ -236,11 +240,15 @@ def _fidelity(
         (None, "") if pipeline is None else (pipeline.vae, weights_hash(resolve_folder(str(options.model))))
     )
     against = FidelityReference(reference.images, extractors(judges, autoencoder, weights), options.seed)
-    enough = [name for name, row in rows.items() if len(row.mixed) >= 100]
+    enough = [name for name, row in rows.items() if len(row.mixed) >= FEWEST_FOR_FIDELITY]
     for name in rows.keys() - set(enough):
-        card.notes.append(f"fidelity of {name}: {len(rows[name].mixed)} images are too few, at least 100 are needed")
+        few = (
+            f"fidelity of {name}: {len(rows[name].mixed)} images are too few, at least {FEWEST_FOR_FIDELITY} are needed"
+        )
+        card.notes.append(few)
+    common = min([len(reference), *(len(rows[name].mixed) for name in enough)])  # distances depend on n
     for i in track(range(len(enough)), "fidelity"):
-        card.rows[enough[i]] |= against.compare(rows[enough[i]].mixed)
+        card.rows[enough[i]] |= against.compare(rows[enough[i]].mixed[:common])
     card.plots["power spectrum"] = plot_spectra(
         {"reference": reference.images} | {name: rows[name].mixed for name in enough}
     )

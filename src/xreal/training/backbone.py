@@ -78,7 +78,9 @@ class BackboneStage(Stage):
         train_data, validation = PreparedDataset(data, "train"), PreparedDataset(data, "val")
         cache.mkdir(parents=True, exist_ok=True)
         copies = 1 + self.config.augmented_copies
-        with PartialState(cpu=default_device().type == "cpu").main_process_first():  # the others read what it has written
+        with PartialState(
+            cpu=default_device().type == "cpu"
+        ).main_process_first():  # the others read what it has written
             self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train.safetensors", copies)
             held_out = CachedLatents.encode(validation, self.autoencoder, cache / "val.safetensors", 1)
             self.tokenizer = _kept_tokenizer(cache / "tokenizer", preset, start)
