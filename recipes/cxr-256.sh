@@ -30,7 +30,7 @@ xreal prepare nih-cxr14 "$raw/nih_normal" "$run/data/nih_normal" --segmenter "$r
 data=(--data "$run/data/nih" --data "$run/data/nih_normal")
 
 xreal train autoencoder "${data[@]}" --preset cxr-256 --out "$run"
-torchrun --standalone --nproc_per_node 2 -m xreal.cli train backbone "${data[@]}" --preset cxr-256 --out "$run"
+torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train backbone "${data[@]}" --preset cxr-256 --out "$run"
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
 
 python "$(dirname "$0")/bundle.py" "$run" "$run/bundle" # half precision, as in the package

@@ -31,7 +31,7 @@ class AutoencoderConfig:
 
     block_out_channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 1
-    latent_channels: int = 8
+    latent_channels: int = 4
     norm_num_groups: int = 16
     patch_size: int = 4
     image_channels: int = 1
@@ -74,9 +74,9 @@ class BackboneConfig:
     detail_dropout: float = 0.5  # share of the other prompts that are one finding alone: findings must work alone
     box_weight: float = 8.0  # what the loss weighs more inside a finding's box when the finding is in the prompt
     box_sampling: float = 3.0  # how much more often images with boxes are drawn
-    timestep_power: float = 1.5  # training timesteps are 1000 u^power, u uniform: above 1, more of the clearer ones
+    timestep_power: float = 1.2  # training timesteps are 1000 u^power, u uniform: above 1, more of the clearer ones
     min_snr_gamma: float = 0.0  # loss weight min(SNR, γ), arXiv 2303.09556; 0: none
-    channel_weight_power: float = 1.0  # loss weight of a latent channel: its effect on pixels to this power
+    channel_weight_power: float = 0.7  # loss weight of a latent channel: its effect on pixels to this power
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ _CXR_256 = Preset(
     stages={
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
-        "backbone": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
+        "backbone": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=1300, batch_size=32, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99),

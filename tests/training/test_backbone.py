@@ -136,4 +136,4 @@ def test_clearer_timesteps_are_trained_more(
     timesteps = seen[0].float()
     assert 0 <= timesteps.min() < 10
     assert 980 < timesteps.max() < 1000
-    assert timesteps.mean().item() == pytest.approx(1000 / 2.5, rel=0.03)  # of 1000 u^1.5
+    assert timesteps.mean().item() == pytest.approx(1000 / 2.2, rel=0.03)  # of 1000 u^1.2

@@ -15,7 +15,7 @@ def test_two_processes_train_and_resume(phantom_data: Path, tiny_model_folder: P
     model = tmp_path / "model"
     shutil.copytree(tiny_model_folder, model, ignore=shutil.ignore_patterns("unet", "text_encoder", "tokenizer"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "xreal.cli", "train", "backbone", "--data", str(phantom_data), "--preset", "tiny"]
+    command += ["-m", "--", "xreal.cli", "train", "backbone", "--data", str(phantom_data), "--preset", "tiny"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def train(*more: str) -> None:

@@ -28,7 +28,7 @@ __all__ = ["train"]
 Report = Callable[[int, int, dict[str, float]], None]
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int, cooldown: float = 0.2) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: int, cooldown: float = 0.3) -> float:
     """Warm up linearly, stay, and fall linearly to zero over the last ``cooldown`` of the steps."""
     rise = min(1.0, (step + 1) / max(1, warmup))
     fall = min(1.0, (steps - step) / max(1.0, cooldown * steps))
