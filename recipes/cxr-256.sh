@@ -8,13 +8,13 @@
 #
 #   stage        steps × batch        time                        val
 #   segmenter     1,500 ×  8          24 min, one thread          Dice 0.977, 0.979 lungs, 0.946 heart (JSRT)
-#   autoencoder     640 × 16 crops    16 min, both threads        PSNR 37.1 dB, SSIM 0.962
-#   backbone      3,000 × 16          70 min, two processes       docs/results.md
-#   anatomy         400 ×  4          12 min, one thread          PSNR 14.6 dB, SSIM 0.57
+#   autoencoder     640 × 16 crops    22 min, both threads        PSNR 34.6 dB, SSIM 0.938
+#   backbone      3,000 × 16          75 min, two processes       docs/results.md
+#   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
 #   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
-# The first 1,000 steps of the bundled backbone were trained with uniform timesteps and channel_weight_power 0.5, the
-# rest as the preset now says; docs/log.md.
+# The bundled backbone saw as many images by a detour: 34,000 with min-SNR weights and without boxes, then 720 × 16 from
+# those weights (`--start`) as the preset now says; docs/log.md.
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
