@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from xreal.config import PRESETS
 from xreal.data.prepared import PreparedDataset
 from xreal.models.autoencoder import build_autoencoder
-from xreal.training.backbone import BackboneStage, balanced_weights
+from xreal.training.backbone import BackboneStage, balanced_weights, findings_alone
 from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"]
@@ -41,6 +41,13 @@ def test_the_rarest_of_several_findings_counts_and_few_are_not_repeated_endlessl
     assert weights[499] == weights[498]
     assert (weights[500] / weights[498]).item() == pytest.approx(2)  # 2 images count as 25
     assert weights[-1] < weights[0]
+
+
+def test_a_finding_with_boxes_is_taught_by_them_alone() -> None:
+    labels = [RARE, RARE, (*RARE, *RAREST), COMMON, ()]
+    boxed = [RARE, (), (), (), RAREST]
+    assert findings_alone(labels, boxed, enough=1) == [RARE, (), (), COMMON, RAREST]
+    assert findings_alone(labels, boxed, enough=2) == [RARE, RARE, (*RARE, *RAREST), COMMON, RAREST]
 
 
 def test_latents_are_encoded_once_per_run(phantom_data: Path, tmp_path: Path) -> None:

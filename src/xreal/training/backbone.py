@@ -24,7 +24,7 @@ from xreal.training.latents import CachedLatents
 from xreal.training.stage import Loss, Stage
 from xreal.vocabulary import Finding
 
-__all__ = ["BackboneStage", "balanced_weights"]
+__all__ = ["BackboneStage", "balanced_weights", "findings_alone"]
 
 _SHEET_PROMPTS = ("", "No Finding", "No Finding, PA view, female", "Pneumonia", "Pneumonia, AP view", "Edema, AP view")
 
@@ -41,6 +41,27 @@ def balanced_weights(findings: Sequence[tuple[Finding, ...]], power: float = 0.5
     counts = Counter(finding for names in findings for finding in names)
     rarest = [min((counts[name] for name in names), default=len(findings)) for names in findings]
     return torch.tensor([max(count, fewest) for count in rarest], dtype=torch.float32).pow(-power)
+
+
+def findings_alone(
+    findings: Sequence[tuple[Finding, ...]], boxed: Sequence[tuple[Finding, ...]], enough: int = 25
+) -> list[tuple[Finding, ...]]:
+    """List the findings that each sample teaches by their name alone.
+
+    Those of its boxes, and those of its label; but a finding that has boxes in enough images is taught by these only,
+    for there it is seen, while a label of the whole image is often wrong or means something faint.
+
+    Args:
+        findings: labels of each sample.
+        boxed: findings that have a box, of each sample.
+        enough: images with a box.
+    """
+    counts = Counter(finding for names in boxed for finding in set(names))
+    seen = {finding for finding, count in counts.items() if count >= enough}
+    return [
+        tuple(dict.fromkeys([*own, *(name for name in names if name not in seen)]))
+        for names, own in zip(findings, boxed, strict=True)
+    ]
 
 
 def _kept_tokenizer(folder: Path, preset: Preset, start: Path | None) -> PreTrainedTokenizerFast:
@@ -92,10 +113,7 @@ class BackboneStage(Stage):
         self.scheduler = build_scheduler(preset.backbone)
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
         self.finding_ids = dict(zip(Finding, tokenize(self.tokenizer, list(Finding)), strict=True))
-        self.findings = [
-            tuple(dict.fromkeys(names + boxed))
-            for names, boxed in zip(train_data.findings, train_data.box_findings, strict=True)
-        ]
+        self.findings = findings_alone(train_data.findings, train_data.box_findings)
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
         self.unprompted_ids = tokenize(self.tokenizer, [""])
         backbone = Backbone(build_unet(preset), build_text_encoder(preset.text_encoder))

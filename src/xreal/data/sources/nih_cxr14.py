@@ -2,7 +2,7 @@
 
 Layout: ``images/*``, ``metadata.csv`` with columns image, split, labels (joined by "|", empty = no finding) and, where
 known, patient_id, view, sex, age; ``boxes.csv`` (optional) with image, label, x, y, width, height in pixels of the
-image file: the NIH box list and the RSNA 2018 pneumonia annotations. Labels were mined from reports; about 10% of
+image file, and source: the NIH box list and the RSNA 2018 pneumonia annotations ("RSNA"). Labels were mined from reports; about 10% of
 them are wrong. Terms: use unrestricted, acknowledge the NIH Clinical Center.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xreal.data.contract import Box
 from xreal.data.sources.record import Record, findings_from_labels, read_table
-from xreal.vocabulary import parse_finding
+from xreal.vocabulary import Finding, parse_finding
 
 __all__ = ["records"]
 
@@ -24,7 +24,10 @@ def records(raw: Path) -> list[Record]:
     if (raw / "boxes.csv").exists():
         for row in read_table(raw / "boxes.csv", ("image", "label", "x", "y", "width", "height")):
             place = {key: float(row[key]) for key in ("x", "y", "width", "height")}
-            boxes[row["image"]].append(Box(parse_finding(row["label"]), **place))
+            names = [parse_finding(row["label"])]
+            if row.get("source") == "RSNA":  # opacities that radiologists took for pneumonia
+                names.append(Finding.PNEUMONIA)
+            boxes[row["image"]] += [Box(name, **place) for name in names]
     return [
         Record(
             image_path=raw / "images" / row["image"],
