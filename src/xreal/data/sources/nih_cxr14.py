@@ -2,8 +2,8 @@
 
 Layout: ``images/*``, ``metadata.csv`` with columns image, split, labels (joined by "|", empty = no finding) and, where
 known, patient_id, view, sex, age; ``boxes.csv`` (optional) with image, label, x, y, width, height in pixels of the
-image file, and source: the NIH box list and the RSNA 2018 pneumonia annotations ("RSNA"). Labels were mined from reports; about 10% of
-them are wrong. Terms: use unrestricted, acknowledge the NIH Clinical Center.
+image file, and source: the NIH box list and the RSNA 2018 pneumonia annotations ("RSNA"). Labels were mined from
+reports; about 10% of them are wrong. Terms: use unrestricted, acknowledge the NIH Clinical Center.
 """
 
 from __future__ import annotations
