@@ -19,6 +19,8 @@ def main(run: Path, out: Path) -> None:
         component = load_component(run, name, class_name)
         if isinstance(component, torch.nn.Module):
             component.half()
+        if hasattr(component, "register_to_config"):
+            component.register_to_config(_name_or_path="")  # where the run lay is nobody's business
         component.save_pretrained(out / name)
     write_index(out)
     if (run / "README.md").exists():
