@@ -13,8 +13,8 @@
 #   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
 #   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
-# The bundled backbone saw as many images by a detour: 34,000 with min-SNR weights and without boxes, then 720 × 16 from
-# those weights (`--start`) as the preset now says; docs/log.md.
+# The bundled backbone saw as many images by a detour: 34,000 with min-SNR weights and without boxes, then from those
+# weights (`--start`) 500 × 16 as the preset now says, and 300 × 16 with RSNA's boxes as Pneumonia too; docs/log.md.
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail

@@ -193,8 +193,8 @@ def test_stages_on_masks_need_masks(name: str, phantom_folder: Path, trained: Pa
 def test_learning_rate_rises_stays_and_falls() -> None:
     factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
     np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
-    assert set(factors[9:81]) == {1.0}
-    np.testing.assert_allclose(factors[80:], np.arange(20, 0, -1) / 20)
+    assert set(factors[9:71]) == {1.0}
+    np.testing.assert_allclose(factors[70:], np.arange(30, 0, -1) / 30)
     assert learning_rate_factor(0, 100, 0) == 1
     assert learning_rate_factor(100, 100, 10) == 0
     assert all(0 < learning_rate_factor(step, 4, 1) <= 1 for step in range(4))

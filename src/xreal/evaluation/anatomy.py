@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
@@ -63,7 +65,10 @@ def compare_organs(requested: np.ndarray, found: np.ndarray) -> dict[str, np.nda
         both = np.flatnonzero(asked & there)
         if both.size:
             pairs = (torch.from_numpy(masks[both])[:, None] for masks in (seen, wanted))
-            distances[both] = compute_hausdorff_distance(*pairs, include_background=True, percentile=95)[:, 0].numpy()
+            with warnings.catch_warnings():  # MONAI warns about its own call
+                warnings.simplefilter("ignore", FutureWarning)
+                apart = compute_hausdorff_distance(*pairs, include_background=True, percentile=95)
+            distances[both] = apart[:, 0].numpy()
         scores[f"hd95 {organ.title}"] = distances
         areas = np.where(asked, wanted.sum((1, 2)), np.nan)
         scores[f"area ratio {organ.title}"] = seen.sum((1, 2)) / areas
