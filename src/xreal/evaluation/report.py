@@ -59,9 +59,11 @@ def _metrics(rows: dict[str, dict[str, Any]], axis: str) -> list[str]:
 
 
 def markdown_table(report: dict[str, Any]) -> str:
-    """Write the summary: one line per row, one column per number of ``SUMMARY`` that any row has."""
+    """Write the summary: one line per row, one column per number of ``SUMMARY`` that any row has; "" if none."""
     rows = report["rows"]
     columns = [(axis, metric) for axis, metric in SUMMARY if metric in _metrics(rows, axis)]
+    if not columns:
+        return ""
     titles = [f"{metric}, {axis.split(': ')[1]}" if ": " in axis else metric for axis, metric in columns]
     lines = ["| row | " + " | ".join(titles) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, axes in rows.items():
