@@ -20,7 +20,8 @@ import numpy as np
 
 from xreal import Lesion, XRealPipeline
 from xreal.data.prepared import PreparedDataset
-from xreal.evaluation.control import anatomy_scores, lesion_change, mean_and_interval, sample_lung_boxes
+from xreal.evaluation.anatomy import anatomy_control
+from xreal.evaluation.control import lesion_change, mean_and_interval, sample_lung_boxes
 from xreal.masks import feather
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import FEATHER_PIXELS
@@ -75,10 +76,10 @@ def main() -> None:
     began = time.perf_counter()
     images, _ = draw(pipeline, masks, [[]] * len(masks), options.batch)
     result["seconds per healthy image"] = (time.perf_counter() - began) / len(masks)
-    result["conformance"] = show("conformance: default settings", anatomy_scores(pipeline.segmenter, images, masks))
-    result["ceiling"] = show("ceiling: real images, own masks", anatomy_scores(pipeline.segmenter, real, masks))
+    result["conformance"] = show("conformance: default settings", anatomy_control(pipeline.segmenter, images, masks))
+    result["ceiling"] = show("ceiling: real images, own masks", anatomy_control(pipeline.segmenter, real, masks))
     shuffled = np.roll(masks, 1, axis=0)
-    result["floor"] = show("floor: shuffled masks", anatomy_scores(pipeline.segmenter, images, shuffled))
+    result["floor"] = show("floor: shuffled masks", anatomy_control(pipeline.segmenter, images, shuffled))
 
     finding = parse_finding(options.finding)
     boxes = sample_lung_boxes(masks[: options.lesions], seed=0)

@@ -2,47 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from xreal.data.phantom import phantom
-from xreal.evaluation.control import anatomy_scores, lesion_change, mean_and_interval, sample_lung_boxes
+from xreal.evaluation.control import lesion_change, mean_and_interval, sample_lung_boxes
 from xreal.vocabulary import Organ
-
-
-class Oracle(nn.Module):
-    """Finds in image i the mask that is written into it as grey levels label ÷ 4."""
-
-    device = torch.device("cpu")
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return -(image * 4 - torch.arange(4).view(1, 4, 1, 1)).abs()
 
 
 @pytest.fixture
 def masks() -> np.ndarray:
     return np.stack([phantom(seed, 64).organ_mask for seed in range(6)])
-
-
-def test_obeyed_masks_score_one_and_shuffled_ones_less(masks: np.ndarray) -> None:
-    images = masks.astype(np.float32) / 4
-    obeyed = anatomy_scores(Oracle(), images, masks)
-    assert set(obeyed) == {"dice left lung", "dice right lung", "dice heart", "cardiothoracic ratio error"}
-    shuffled = anatomy_scores(Oracle(), images, np.roll(masks, 1, axis=0))
-    for organ in ("left lung", "right lung", "heart"):
-        assert obeyed[f"dice {organ}"].min() > 0.99
-        assert shuffled[f"dice {organ}"].mean() < 0.97
-    assert obeyed["cardiothoracic ratio error"].max() < 0.01
-    assert shuffled["cardiothoracic ratio error"].mean() > 0.01
-
-
-def test_organs_that_were_not_requested_are_not_scored(masks: np.ndarray) -> None:
-    images = masks.astype(np.float32) / 4
-    requested = masks.copy()
-    requested[0][requested[0] == Organ.HEART] = 0
-    scores = anatomy_scores(Oracle(), images, requested)
-    assert np.isnan(scores["dice heart"]).tolist() == [True] + [False] * 5
-    assert np.isnan(scores["cardiothoracic ratio error"][0])
 
 
 def test_change_inside_and_outside() -> None:

@@ -1,45 +1,16 @@
-"""Anatomy and pathology control, measured: is the organ mask obeyed, does a lesion stay where it was asked for?"""
+"""What measures of control share: the change that a lesion makes, boxes to ask for, means with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from skimage.metrics import structural_similarity
 
 from xreal.masks.lesions import box
-from xreal.masks.organs import cardiothoracic_ratio, dice_per_organ
-from xreal.masks.segmenter import Segmenter, segment
 from xreal.vocabulary import Organ
 
-__all__ = ["anatomy_scores", "lesion_change", "mean_and_interval", "sample_lung_boxes"]
-
-
-def anatomy_scores(segmenter: Segmenter, images: np.ndarray, organ_masks: np.ndarray) -> dict[str, np.ndarray]:
-    """Compare the requested masks with the masks that are found in the images.
-
-    Args:
-        segmenter: X-ray -> organ mask.
-        images: (N, H, W) float32 in [0, 1].
-        organ_masks: requested, (N, H, W) uint8 ``Organ``.
-
-    Returns:
-        Per image, (N,): "dice ORGAN" for each organ, and "cardiothoracic ratio error", |found − requested|; NaN where
-        an organ is absent.
-    """
-    found = segment(segmenter, torch.from_numpy(np.ascontiguousarray(images))[:, None])
-    dice = [dice_per_organ(wanted, seen) for wanted, seen in zip(organ_masks, found, strict=True)]
-    scores = {
-        f"dice {organ}": np.array([one.get(organ, np.nan) for one in dice])
-        for organ in sorted({name for one in dice for name in one})
-    }
-    ratios = [
-        [np.nan if ratio is None else ratio for ratio in map(cardiothoracic_ratio, pair)]
-        for pair in zip(organ_masks, found, strict=True)
-    ]
-    wanted_ratio, found_ratio = np.array(ratios, np.float64).T
-    return scores | {"cardiothoracic ratio error": np.abs(found_ratio - wanted_ratio)}
+__all__ = ["lesion_change", "mean_and_interval", "sample_lung_boxes"]
 
 
 def lesion_change(images: np.ndarray, healthy: np.ndarray, lesion_masks: np.ndarray) -> dict[str, np.ndarray]:
