@@ -159,7 +159,7 @@ _CXR_256 = Preset(
     stages={
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
-        "backbone": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998),
+        "backbone": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=1300, batch_size=32, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99),

@@ -44,7 +44,7 @@ def balanced_weights(findings: Sequence[tuple[Finding, ...]], power: float = 0.5
 
 
 def findings_alone(
-    findings: Sequence[tuple[Finding, ...]], boxed: Sequence[tuple[Finding, ...]], enough: int = 25
+    findings: Sequence[tuple[Finding, ...]], boxed: Sequence[tuple[Finding, ...]], enough: int = 8
 ) -> list[tuple[Finding, ...]]:
     """List the findings that each sample teaches by their name alone.
 

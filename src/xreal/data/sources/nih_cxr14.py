@@ -17,16 +17,28 @@ from xreal.vocabulary import Finding, parse_finding
 
 __all__ = ["records"]
 
+# Findings that a radiologist may have boxed as an opacity; where the image's label names one, its boxes show it.
+_OPACITIES = (
+    Finding.ATELECTASIS,
+    Finding.CONSOLIDATION,
+    Finding.EDEMA,
+    Finding.INFILTRATION,
+    Finding.PLEURAL_EFFUSION,
+)
+
 
 def records(raw: Path) -> list[Record]:
     """List the X-rays of one selection."""
+    table = read_table(raw / "metadata.csv", ("image", "split", "labels"))
+    findings = {row["image"]: findings_from_labels(row["labels"]) for row in table}
     boxes: dict[str, list[Box]] = defaultdict(list)
     if (raw / "boxes.csv").exists():
         for row in read_table(raw / "boxes.csv", ("image", "label", "x", "y", "width", "height")):
             place = {key: float(row[key]) for key in ("x", "y", "width", "height")}
             names = [parse_finding(row["label"])]
             if row.get("source") == "RSNA":  # opacities that radiologists took for pneumonia
-                names.append(Finding.PNEUMONIA)
+                labels = findings.get(row["image"], ())
+                names += [Finding.PNEUMONIA, *(name for name in _OPACITIES if name in labels)]
             boxes[row["image"]] += [Box(name, **place) for name in names]
     return [
         Record(
@@ -35,11 +47,11 @@ def records(raw: Path) -> list[Record]:
             patient_id=f"nih-{row.get('patient_id') or Path(row['image']).stem}",
             split=row["split"],
             source="nih-cxr14",
-            findings=findings_from_labels(row["labels"]),
+            findings=findings[row["image"]],
             view_position=row.get("view", ""),
             sex=row.get("sex", ""),
             age=int(row["age"]) if row.get("age", "").isdigit() else None,
             boxes=tuple(boxes[row["image"]]),
         )
-        for row in read_table(raw / "metadata.csv", ("image", "split", "labels"))
+        for row in table
     ]

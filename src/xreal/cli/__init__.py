@@ -1,0 +1,35 @@
+"""The command line: reads arguments, calls the package, prints what happened; imports torch when a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Two threads that wait actively for each other are many times slower when a neighbour is busy; before torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import typer
+
+from xreal.cli import evaluate, generate, prepare, segment, train
+from xreal.errors import XRealError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # rich would double the time that --help takes
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Chest X-rays with this anatomy and that finding there (XReal). Synthetic images, not for diagnosis.",
+)
+for command in (generate.generate, segment.segment, prepare.prepare, train.train, evaluate.evaluate):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; errors of xreal are one line on stderr and exit status 2."""
+    try:
+        app()
+    except XRealError as error:
+        typer.echo(f"xreal: {error}", err=True)
+        sys.exit(2)

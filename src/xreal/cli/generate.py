@@ -1,0 +1,108 @@
+"""``xreal generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xreal.cli.progress import hide_loading_bars
+
+__all__ = ["generate"]
+
+
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    organs: Annotated[
+        Path | None, typer.Option(help="Organ mask: index PNG, grey levels 0/64/128/192/255, or NPY.")
+    ] = None,
+    lesion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='"FINDING=box:x0,y0,x1,y1", "=ellipse:cx,cy,rx,ry", "=polygon:x,y,…" or "=paint.png"; '
+            '"@0.5" at the end sets its strength.'
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first image; the next images take the next seeds.")] = 0,
+    n: Annotated[int, typer.Option("-n", "--number", help="How many images.")] = 1,
+    model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
+    mode: Annotated[str, typer.Option(help="regional, or two-pass (the authors' procedure).")] = "regional",
+    solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps; default 30, for two-pass 100.")] = None,
+    guidance: Annotated[float, typer.Option(help="How strongly findings are drawn.")] = 7.0,
+    eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
+    prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
+    anatomy_inside: Annotated[float, typer.Option(help="Blend strength inside the organs.")] = 1.0,
+    anatomy_outside: Annotated[float, typer.Option(help="Blend strength outside the organs.")] = 0.2,
+    anatomy_until: Annotated[
+        float | None, typer.Option(help="Share of the steps that blend; default 0.8, for two-pass 0.5.")
+    ] = None,
+    lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Leave every pixel outside the lesions as in the healthy twin.")
+    ] = False,
+    min_dice: Annotated[float, typer.Option(help="Redraw an image in which an organ falls below this Dice.")] = 0.0,
+    retries: Annotated[int, typer.Option(help="How often an image may be redrawn.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images drawn side by side.")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")] = False,
+) -> None:
+    """Draw chest X-rays from an organ mask, findings and lesion masks."""
+    from xreal.errors import InputError
+    from xreal.images import check_output_folder, prepare_output_folder
+    from xreal.masks import parse_lesion, read_organ_mask
+
+    if n < 1 or batch_size < 1 or retries < 0 or not 0 <= min_dice <= 1:
+        raise InputError("expected --number and --batch-size ≥ 1, --retries ≥ 0 and --min-dice from 0 to 1")
+    organ_mask = None if organs is None else read_organ_mask(organs)
+    height, width = (256, 256) if organ_mask is None else organ_mask.shape
+    lesions = [parse_lesion(text, height, width) for text in lesion or ()]
+    check_output_folder(out, overwrite)
+
+    from xreal.control.anatomy import AnatomyBlend
+    from xreal.inputs import check_settings, default_blend
+    from xreal.models.folder import resolve_folder, weights_hash
+    from xreal.pipeline import XRealPipeline
+    from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn
+
+    check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta, lesion_start)
+    until = default_blend(mode).until if anatomy_until is None else anatomy_until
+    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, until)
+    hide_loading_bars()
+    pipeline = XRealPipeline.from_pretrained(model)
+    provenance = {
+        "model": model,
+        "weights": weights_hash(resolve_folder(model)),
+        "organs": None if organs is None else str(organs),
+        "lesion": list(lesion or ()),
+    }
+    shown: list[Drawn] = []
+    for first in range(0, n, batch_size):
+        drawn = draw(
+            pipeline,
+            organ_mask,
+            lesions,
+            list(range(seed + first, seed + min(n, first + batch_size))),
+            min_dice,
+            retries,
+            retry_stride=n,
+            mode=mode,
+            solver=solver,
+            steps=steps,
+            guidance=guidance,
+            lesion_start=lesion_start,
+            eta=eta,
+            prompt=prompt,
+            exact=exact,
+            anatomy=anatomy,
+        )
+        if first == 0:
+            prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
+        write_drawn(out, first, drawn, provenance)
+        for number, one in enumerate(drawn, first):
+            scores = ", ".join(f"{organ} {value:.3f}" for organ, value in one.record["conformance"].items())
+            refused = "" if one.record["accepted"] else f"  below --min-dice {min_dice} after {retries} retries"
+            typer.echo(f"{out / f'{number:04d}.png'}  seed {one.record['seed']}  Dice: {scores or 'no mask'}{refused}")
+        shown += drawn[: max(0, 16 - len(shown))]
+    write_contact_sheet(out / "sheet.png", shown)
+    typer.echo(f"{out / 'sheet.png'}")

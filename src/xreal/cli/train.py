@@ -1,0 +1,73 @@
+"""``xreal train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    stage: Annotated[
+        str,
+        typer.Argument(help="segmenter, autoencoder, backbone or anatomy; judges: encoder or judge-segmenter."),
+    ],
+    data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Model folder; each stage adds its component.")],
+    preset: Annotated[str, typer.Option(help="cxr-256, paper or tiny.")] = "cxr-256",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
+    autoencoder: Annotated[Path | None, typer.Option(help="Model folder with a vae/ to use instead of OUT's.")] = None,
+    start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
+    mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
+    max_minutes: Annotated[float, typer.Option(help="Stop with a checkpoint after this time.")] = float("inf"),
+) -> None:
+    """Train one network of the model."""
+    from xreal.config import get_preset
+
+    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    chosen = get_preset(preset)
+    from xreal.models.folder import resolve_folder, write_index
+    from xreal.training.loop import train as run
+    from xreal.training.stages import STAGES, build_stage
+
+    if stage in STAGES:
+        chosen = chosen.with_stage(stage, **{key: value for key, value in changes.items() if value is not None})
+    built = build_stage(stage, chosen, data, out, autoencoder, None if start is None else resolve_folder(start))
+
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(stage, total=None)
+
+        def report(step: int, total: int, parts: dict[str, float]) -> None:
+            shown = f"{stage}  " + "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
+            progress.update(task, total=total, completed=step, description=shown)
+            if not progress.console.is_terminal and step % 50 == 0:  # a log file shows no bar
+                progress.console.print(f"{step}/{total}  {shown}", soft_wrap=True)
+
+        metrics = run(
+            built, out, resume=resume, mixed_precision=mixed_precision, max_minutes=max_minutes, report=report
+        )
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    if write_index(out):
+        typer.echo(f"{out} is a complete model: xreal generate --model {out} …")
