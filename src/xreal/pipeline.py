@@ -24,7 +24,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, draw_prior
+from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
 from xreal.control.solvers import build_solver
@@ -32,8 +32,9 @@ from xreal.errors import InputError, ModelError
 from xreal.inputs import Mode, check_settings, default_blend, lesions_per_image
 from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
-from xreal.models.autoencoder import decode_latents, downsampling, encode_image
-from xreal.models.folder import REQUIRED, load_component, read_index, resolve_folder
+from xreal.models.adopt import adopt
+from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
+from xreal.models.folder import load_components, resolve_folder
 from xreal.models.text_encoder import encode_prompts
 
 __all__ = ["XRealPipeline", "XRealPipelineOutput"]
@@ -93,22 +94,39 @@ class XRealPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> XRealPipeline:
-        """Open a bundled model by name, or a model folder.
+        """Open a bundled model by name, a model folder, or the folder of a Stable Diffusion 1.x, 2.x or LDM pipeline.
 
         Raises:
-            ModelError: no such folder, a component is missing, truncated or of another shape.
+            ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
+                more than a prompt.
         """
-        folder = resolve_folder(name_or_path)
-        index = read_index(folder)
-        if missing := sorted(REQUIRED - index.keys()):
-            raise ModelError(f"{folder}/model_index.json names no {', '.join(missing)}")
-        parts = REQUIRED | (index.keys() & set(cls._optional_components))
-        return cls(**{name: load_component(folder, name, index[name]) for name in sorted(parts)})
+        components = load_components(resolve_folder(name_or_path), cls._optional_components)
+        return cls(**components | adopt(components))
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, anatomy_controller: Any = None, segmenter: Any = None) -> XRealPipeline:
+        """Steer another diffusers latent text-to-image pipeline: Stable Diffusion 1.x or 2.x, LDMTextToImagePipeline.
+
+        Args:
+            pipe: its networks are shared, not copied, and brought to float32. Its autoencoder's pixels lie in [−1, 1],
+                unless its configuration holds ``_pixel_range``.
+            anatomy_controller: KL autoencoder that turns organ masks into X-rays (`xreal train anatomy`).
+            segmenter: X-ray -> organ mask, to check what is drawn.
+
+        Raises:
+            ModelError: the pipeline is of another kind.
+        """
+        components = adopt(getattr(pipe, "components", {}))
+        components |= {"anatomy_controller": anatomy_controller, "segmenter": segmenter}
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                component.float().eval()
+        return cls(**components)
 
     @property
     def image_size(self) -> int:
         """Side of the images in pixels."""
-        return int(self.vae.config.sample_size)
+        return int(self.unet.config.sample_size) * downsampling(self.vae)
 
     @torch.inference_mode()
     def __call__(
@@ -141,8 +159,8 @@ class XRealPipeline(DiffusionPipeline):
             steps: of the solver, for each pass; default 30, for two-pass 100.
             guidance: w; each lesion's own strength multiplies it.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
-            anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.8 of
-                the steps.
+            anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.9 of
+                the steps along the contours.
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
@@ -170,36 +188,37 @@ class XRealPipeline(DiffusionPipeline):
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
         if organs is not None:
-            priors = draw_prior(self.anatomy_controller, organs)  # (B, 1, H, W)
+            priors = draw_prior(self.anatomy_controller, organs)  # (B, 1 or 3, H, W)
             reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
             keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
-            keep = Keep(reference, keep_mask, blend.active_steps(steps))
+            keep_steps = anatomy_keep_steps(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
+            keep = Keep(reference, keep_mask, keep_steps)
 
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = findings if mode == "regional" else None
         healthy_latents, latents = self._draw(engine, noise, keep, base, together, round(lesion_start * steps), eta)
-        healthy = decode_latents(self.vae, healthy_latents)  # (B, 1, H, W)
+        healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
         elif mode == "regional":
-            images = decode_latents(self.vae, latents)
+            images = decode_pixels(self.vae, latents)
         else:
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(self.vae, healthy, noise.reference_generators)
             engine = build_solver(solver_name, self.scheduler, steps)
-            images = decode_latents(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
+            images = decode_pixels(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
         # 5. Composite, and hand over.
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
-        pictures, twins = images[:, 0].cpu().numpy(), healthy[:, 0].cpu().numpy()
+        pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey
         if exact and findings is not None:
             pictures = np.stack([_composite(*triple) for triple in zip(pictures, twins, per_image, strict=True)])
         return XRealPipelineOutput(
             images=pictures,
             healthy=None if findings is None else twins,
-            priors=None if priors is None else priors[:, 0].cpu().numpy(),
+            priors=None if priors is None else priors.mean(1).cpu().numpy(),
             organ_masks=None if organs is None else organs.numpy(),
             lesion_masks=masks,
             seeds=seeds,
@@ -242,8 +261,8 @@ class XRealPipeline(DiffusionPipeline):
         latents = noise.start.repeat(tracks, 1, 1, 1) * solver.init_noise_sigma  # (tracks · B, c, h, w)
         for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
             healthy = latents[:batch]
-            if keep is not None and index < keep.steps:
-                blended = keep.blend(healthy, noise.for_reference(), solver, timestep)
+            if keep is not None:
+                blended = keep.blend(healthy, noise.for_reference(), solver, timestep, index)
                 latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
             guided = lesions if index >= lesion_start else None
             if guided is None:
@@ -263,10 +282,11 @@ class XRealPipeline(DiffusionPipeline):
         self, solver: Any, noise: StepNoise, reference: Tensor, base: Tensor, lesions: LatentLesions, eta: float
     ) -> Tensor:
         """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
-        keep = Keep(reference, 1 - lesions.union(len(reference)), len(solver.timesteps))
+        keep_mask = 1 - lesions.union(len(reference))
+        keep = Keep(reference, keep_mask, torch.full_like(keep_mask, len(solver.timesteps)))
         latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
-        for timestep in self.progress_bar(solver.timesteps):
-            latents = keep.blend(latents, noise.for_reference(), solver, timestep)
+        for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
+            latents = keep.blend(latents, noise.for_reference(), solver, timestep, index)
             prediction = self._predict(solver, latents, timestep, base, lesions)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
         return keep.finish(latents, len(solver.timesteps))

@@ -104,14 +104,25 @@ def test_strengths_nothing_and_all_stay(steps: int) -> None:
     assert per_step_strength(1.0, steps) == 1
 
 
-def test_finish_takes_the_clean_reference_only_if_kept_to_the_end() -> None:
+def test_finish_takes_the_clean_reference_only_where_kept_to_the_end() -> None:
     latents, reference = draw(1, 4, 4, 4), draw(1, 4, 4, 4, seed=1)
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[..., 0] = 1
-    finished = Keep(reference, mask, steps=10).finish(latents, 10)
+    mask, steps = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 10.0)
+    mask[..., :2] = 1
+    steps[..., 1] = 9
+    finished = Keep(reference, mask, steps).finish(latents, 10)
     assert torch.equal(finished[..., 0], reference[..., 0])
     assert torch.equal(finished[..., 1:], latents[..., 1:])
-    assert torch.equal(Keep(reference, mask, steps=9).finish(latents, 10), latents)
+
+
+def test_each_latent_is_let_go_at_its_own_step() -> None:
+    latents, reference = draw(1, 4, 4, 4), draw(1, 4, 4, 4, seed=1)
+    steps = torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(1, 1, 4, 4)
+    keep = Keep(reference, torch.ones(1, 1, 4, 4), steps)
+    scheduler = build_solver("ddim", build_scheduler(PRESETS["tiny"].backbone), 4)
+    for index in range(4):
+        blended = keep.blend(latents, torch.zeros_like(latents), scheduler, scheduler.timesteps[0], index)
+        changed = (blended != latents).any(dim=(0, 1, 2))
+        assert changed.tolist() == [step > index for step in range(4)]
 
 
 def test_noise_of_an_image_is_its_own() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, organ_mask_to_pixels
+from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, organ_mask_to_pixels
 from xreal.control.blending import per_step_strength
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
 from xreal.errors import InputError
@@ -84,10 +84,28 @@ def test_keep_mask_has_two_levels_at_the_steps_own_strength() -> None:
 
 @pytest.mark.parametrize(("until", "steps", "active"), [(0.5, 100, 50), (0.5, 30, 15), (0.0, 30, 0), (1.0, 7, 7)])
 def test_blending_ends_at_its_share_of_the_steps(until: float, steps: int, active: int) -> None:
-    assert AnatomyBlend(until=until).active_steps(steps) == active
+    organs = torch.randint(0, 4, (1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert (anatomy_keep_steps(organs, (8, 8), AnatomyBlend(until=until), steps) == active).all()
 
 
-@pytest.mark.parametrize("name", ["inside", "outside", "until"])
+def test_contours_are_kept_longer_on_both_sides_and_nothing_else_is() -> None:
+    organs = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    organs[0, 32:96, 32:96] = int(Organ.HEART)  # latents 4 to 11, at f = 8
+    kept = anatomy_keep_steps(organs, (16, 16), AnatomyBlend(until=0.5, contour_until=0.9), 10)[0, 0]
+    assert kept.unique().tolist() == [5, 9]
+    assert (kept[8] == 9).nonzero().flatten().tolist() == [3, 4, 11, 12]
+    assert (kept[:3] == 5).all()
+    assert (kept[5:11, 5:11] == 5).all()
+
+
+def test_neighbouring_organs_have_a_contour_between_them() -> None:
+    organs = torch.full((1, 128, 128), int(Organ.LEFT_LUNG), dtype=torch.uint8)
+    organs[..., 64:] = int(Organ.HEART)
+    kept = anatomy_keep_steps(organs, (16, 16), AnatomyBlend(until=0, contour_until=1), 10)[0, 0, 8]
+    assert kept.nonzero().flatten().tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("name", ["inside", "outside", "until", "contour_until"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_blend_refuses(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{name} is {value}; expected 0 to 1"):

@@ -29,7 +29,7 @@ def test_lesions_that_start_at_the_end_are_not_drawn(
 def test_an_earlier_start_changes_more(
     tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:
-    early, late = (change(tiny_pipeline, organ_mask, lesion_in(), lesion_start=s).sum() for s in (0.0, 0.75))
+    early, late = (change(tiny_pipeline, organ_mask, lesion_in(), lesion_start=s).sum() for s in (0.0, 0.9))
     assert early > 1.5 * late
 
 

@@ -15,7 +15,7 @@ from xreal.control.blending import StepNoise
 from xreal.control.pathology import LatentLesions
 from xreal.control.solvers import SOLVERS, build_solver
 from xreal.masks.lesions import Lesion, feather
-from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.autoencoder import decode_latents, decode_pixels, encode_image
 from xreal.models.text_encoder import encode_prompts
 from xreal.pipeline import FEATHER_PIXELS, XRealPipeline
 from xreal.vocabulary import Finding, Organ
@@ -61,7 +61,12 @@ def test_defaults_are_recorded(tiny_pipeline: XRealPipeline, mode: str, solver: 
         "prompt": "",
         "lesion_start": 0.2,
         "exact": False,
-        "anatomy": {"inside": 1.0, "outside": 0.2, "until": 0.8 if mode == "regional" else 0.5},
+        "anatomy": {
+            "inside": 1.0,
+            "outside": 0.2,
+            "until": 0.5,
+            "contour_until": 0.9 if mode == "regional" else 0.0,
+        },
     }
     assert output.healthy is None
     assert output.priors is None
@@ -72,7 +77,7 @@ def test_recorded_settings_draw_the_same_again(
     tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
 ) -> None:
     given = {"solver": "ddim", "steps": 3, "guidance": 2.0, "eta": 0.5, "prompt": "PA view", "exact": True}
-    first = tiny_pipeline(organ_mask, [lesion_in()], [9], anatomy=AnatomyBlend(0.9, 0.1, 0.7), **given)
+    first = tiny_pipeline(organ_mask, [lesion_in()], [9], anatomy=AnatomyBlend(0.9, 0.1, 0.4, 0.7), **given)
     recorded = first.settings | {"anatomy": AnatomyBlend(**first.settings["anatomy"])}
     again = tiny_pipeline(first.organ_masks, [lesion_in()], first.seeds, **recorded)
     np.testing.assert_array_equal(first.images, again.images)
@@ -231,10 +236,10 @@ def test_latents_beyond_the_lesion_are_the_reference(
 
     def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         seen.append(latents)
-        return decode_latents(vae, latents)
+        return decode_pixels(vae, latents)
 
     monkeypatch.setattr(xreal.pipeline, "encode_image", encode)
-    monkeypatch.setattr(xreal.pipeline, "decode_latents", decode)
+    monkeypatch.setattr(xreal.pipeline, "decode_pixels", decode)
     lesion = lesion_in()
     tiny_pipeline(organ_mask, [lesion], [1], **settings)
     before, after = seen[-2:]

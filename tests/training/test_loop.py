@@ -1,6 +1,7 @@
 """Training: every stage runs and exports, a killed run goes on as if nothing had happened, nothing is lost silently."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ EXPORTS = {
     "autoencoder": ["vae"],
     "backbone": ["unet", "text_encoder", "tokenizer", "scheduler"],
     "anatomy": ["anatomy_controller"],
+    "decoder": ["vae"],
     "judge-segmenter": ["judge_segmenter"],
     "encoder": ["encoder"],
 }
@@ -59,9 +61,11 @@ def exported(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def trained(phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hold a model made by the four stages, one after another, without interruption."""
+    """Hold a model made by all stages, one after another, without interruption; ``before/``: its first ``vae/``."""
     out = tmp_path_factory.mktemp("trained")
     for name in STAGES:
+        if name == "decoder":
+            shutil.copytree(out / "vae", out / "before" / "vae")
         metrics = run(name, phantom_data, out)
         assert metrics
         assert all(np.isfinite(value) for value in metrics.values())
@@ -81,6 +85,12 @@ def test_stages_leave_their_records(trained: Path) -> None:
         assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint"}
 
 
+def test_decoder_is_sharpened_and_latents_stay(trained: Path) -> None:
+    old, new = (exported(folder) for folder in (trained / "before", trained))
+    changed = {key.split(".")[1] for key in old if not torch.equal(old[key], new[key])}
+    assert changed == {"decoder", "patch_decoder", "post_quant_conv"}
+
+
 def test_trained_model_draws(trained: Path, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]) -> None:
     from xreal.models.folder import write_index
 
@@ -96,7 +106,7 @@ def test_trained_model_draws(trained: Path, organ_mask: np.ndarray, lesion_in: C
 
 @pytest.mark.parametrize("name", STAGES)
 def test_killed_run_goes_on_to_the_same_weights(name: str, trained: Path, phantom_data: Path, tmp_path: Path) -> None:
-    vae = trained if name in ("backbone", "anatomy") else None
+    vae = trained / "before" if name in ("backbone", "anatomy", "decoder") else None
     with pytest.raises(Killed):
         run(name, phantom_data, tmp_path, vae=vae, report=kill_at(3))
     assert not any((tmp_path / part).exists() for part in EXPORTS[name])
@@ -104,12 +114,13 @@ def test_killed_run_goes_on_to_the_same_weights(name: str, trained: Path, phanto
     run(name, phantom_data, tmp_path, vae=vae, resume=True, report=lambda step, *_: steps.append(step))
     assert steps == [3, 4]  # the checkpoint after step 2 is the last one
     ours = exported(tmp_path)
-    theirs = {key: value for key, value in exported(trained).items() if key.split(".")[0] in EXPORTS[name]}
+    final = trained / "before" if name == "autoencoder" else trained
+    theirs = {key: value for key, value in exported(final).items() if key.split(".")[0] in EXPORTS[name]}
     assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
         assert torch.equal(ours[key], tensor), key
     for part in EXPORTS[name]:
-        for path in (trained / part).glob("*.json"):
+        for path in (final / part).glob("*.json"):
             assert (tmp_path / part / path.name).read_text() == path.read_text()
             assert str(trained) not in path.read_text()
 
@@ -173,6 +184,7 @@ def test_loss_that_is_not_finite_stops_the_run(phantom_data: Path, tmp_path: Pat
         ("controlnet", InputError, "unknown stage 'controlnet'; expected one of segmenter, autoencoder, backbone"),
         ("backbone", TrainingError, "holds no vae/; run `xreal train autoencoder`"),
         ("anatomy", TrainingError, "holds no vae/"),
+        ("decoder", TrainingError, "holds no vae/"),
     ],
 )
 def test_stage_is_refused(name: str, error: type[Exception], said: str, phantom_data: Path, tmp_path: Path) -> None:

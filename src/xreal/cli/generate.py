@@ -35,8 +35,9 @@ def generate(
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     anatomy_inside: Annotated[float, typer.Option(help="Blend strength inside the organs.")] = 1.0,
     anatomy_outside: Annotated[float, typer.Option(help="Blend strength outside the organs.")] = 0.2,
-    anatomy_until: Annotated[
-        float | None, typer.Option(help="Share of the steps that blend; default 0.8, for two-pass 0.5.")
+    anatomy_until: Annotated[float, typer.Option(help="Share of the steps that blend.")] = 0.5,
+    anatomy_contour_until: Annotated[
+        float | None, typer.Option(help="The same along the organs' contours; default 0.9, for two-pass 0.5.")
     ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
     exact: Annotated[
@@ -46,8 +47,12 @@ def generate(
     retries: Annotated[int, typer.Option(help="How often an image may be redrawn.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images drawn side by side.")] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")] = False,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Write images as DICOM too, and the masks as a DICOM Segmentation.")
+    ] = False,
 ) -> None:
     """Draw chest X-rays from an organ mask, findings and lesion masks."""
+    from xreal.dicom import require_dicom
     from xreal.errors import InputError
     from xreal.images import check_output_folder, prepare_output_folder
     from xreal.masks import parse_lesion, read_organ_mask
@@ -58,16 +63,18 @@ def generate(
     height, width = (256, 256) if organ_mask is None else organ_mask.shape
     lesions = [parse_lesion(text, height, width) for text in lesion or ()]
     check_output_folder(out, overwrite)
+    if dicom:
+        require_dicom()
 
     from xreal.control.anatomy import AnatomyBlend
     from xreal.inputs import check_settings, default_blend
     from xreal.models.folder import resolve_folder, weights_hash
     from xreal.pipeline import XRealPipeline
-    from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn
+    from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
     check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta, lesion_start)
-    until = default_blend(mode).until if anatomy_until is None else anatomy_until
-    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, until)
+    contour_until = default_blend(mode).contour_until if anatomy_contour_until is None else anatomy_contour_until
+    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until, contour_until)
     hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
     provenance = {
@@ -99,6 +106,8 @@ def generate(
         if first == 0:
             prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
         write_drawn(out, first, drawn, provenance)
+        if dicom:
+            write_drawn_dicom(out, first, drawn, str(provenance["weights"]))
         for number, one in enumerate(drawn, first):
             scores = ", ".join(f"{organ} {value:.3f}" for organ, value in one.record["conformance"].items())
             refused = "" if one.record["accepted"] else f"  below --min-dice {min_dice} after {retries} retries"

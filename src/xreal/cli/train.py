@@ -13,7 +13,9 @@ __all__ = ["train"]
 def train(
     stage: Annotated[
         str,
-        typer.Argument(help="segmenter, autoencoder, backbone or anatomy; judges: encoder or judge-segmenter."),
+        typer.Argument(
+            help="segmenter, autoencoder, backbone, anatomy or decoder; judges: encoder or judge-segmenter."
+        ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
     out: Annotated[Path, typer.Option(help="Model folder; each stage adds its component.")],

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from xreal.control.blending import per_step_strength
 from xreal.errors import InputError
+from xreal.models.autoencoder import from_pixels, to_pixels
 
-__all__ = ["AnatomyBlend", "anatomy_keep_mask", "draw_prior", "organ_mask_to_pixels"]
+__all__ = ["AnatomyBlend", "anatomy_keep_mask", "anatomy_keep_steps", "draw_prior", "organ_mask_to_pixels"]
 
 
 @dataclass(frozen=True)
@@ -22,22 +24,21 @@ class AnatomyBlend:
         inside: strength inside the organs, per step of 100.
         outside: strength elsewhere, per step of 100.
         until: share of the steps, from the first, at which the prior is blended in.
+        contour_until: the same along the organs' contours, if longer. A contour is what the mask asks for; what is
+            within is the model's own, and the earlier it is let go, the more ribs and vessels it draws.
     """
 
     inside: float = 1.0
     outside: float = 0.2
     until: float = 0.5
+    contour_until: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("inside", "outside", "until"):
+        for name in ("inside", "outside", "until", "contour_until"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"anatomy blend {name} is {value}; expected 0 to 1")
-
-    def active_steps(self, steps: int) -> int:
-        """Return how many of ``steps`` blend."""
-        return round(self.until * steps)
 
 
 def organ_mask_to_pixels(organ_mask: Tensor, channels: int = 1) -> Tensor:
@@ -49,15 +50,14 @@ def draw_prior(controller: AutoencoderKL, organ_mask: Tensor) -> Tensor:
     """Draw the X-ray that a mask suggests: x̂ = D_v(E_v(m_a)), mode of the encoder, clamped to [0, 1].
 
     Args:
-        controller: E_v and D_v.
+        controller: E_v and D_v; its configuration says in which range its pixels lie.
         organ_mask: (B, H, W) uint8 ``Organ``.
 
     Returns:
-        Prior images (B, 1, H, W) in [0, 1].
+        Prior images in [0, 1], (B, 1, H, W) or with the controller's channels.
     """
-    pixels = organ_mask_to_pixels(organ_mask, controller.config.in_channels).to(controller.device, controller.dtype)
-    prior = controller.decode(controller.encode(pixels).latent_dist.mode()).sample
-    return prior.float().mean(1, keepdim=True).clamp(0, 1)
+    pixels = to_pixels(controller, organ_mask_to_pixels(organ_mask).to(controller.device))
+    return from_pixels(controller, controller.decode(controller.encode(pixels).latent_dist.mode()).sample).clamp(0, 1)
 
 
 def anatomy_keep_mask(organ_mask: Tensor, latent_size: tuple[int, int], blend: AnatomyBlend, steps: int) -> Tensor:
@@ -72,3 +72,24 @@ def anatomy_keep_mask(organ_mask: Tensor, latent_size: tuple[int, int], blend: A
     organs = F.interpolate((organ_mask[:, None] > 0).float(), size=latent_size, mode="nearest-exact")
     inside, outside = (per_step_strength(strength, steps) for strength in (blend.inside, blend.outside))
     return outside + (inside - outside) * organs
+
+
+def anatomy_keep_steps(organ_mask: Tensor, latent_size: tuple[int, int], blend: AnatomyBlend, steps: int) -> Tensor:
+    """Return for how many of the first steps each latent is kept, (B, 1, h, w) float32.
+
+    ``contour_until`` holds for latents that a contour's neighbourhood touches, one latent wide on either side;
+    ``until`` for all others.
+
+    Args:
+        organ_mask: (B, H, W) uint8 ``Organ``.
+        latent_size: (h, w).
+        blend: shares of the steps.
+        steps: of the solver.
+    """
+    labels = organ_mask[:, None].float()
+    reach = organ_mask.shape[-1] // latent_size[-1]
+    size = 2 * reach + 1
+    highest, lowest = (F.max_pool2d(sign * labels, size, stride=1, padding=reach) for sign in (1, -1))
+    contour = F.adaptive_max_pool2d((highest != -lowest).float(), latent_size)
+    until = torch.where(contour > 0, max(blend.contour_until, blend.until), blend.until)
+    return (until * steps).round()

@@ -45,20 +45,21 @@ class Keep:
     Attributes:
         reference: clean latents (B, c, h, w).
         mask: (B, 1, h, w) in [0, 1].
-        steps: number of steps, from the first.
+        steps: number of steps, from the first, of each latent; (B, 1, h, w).
     """
 
     reference: Tensor
     mask: Tensor
-    steps: int
+    steps: Tensor
 
-    def blend(self, latents: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
-        """Apply ``keep_reference``."""
-        return keep_reference(latents, self.reference, self.mask, noise, scheduler, timestep)
+    def blend(self, latents: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor, index: int) -> Tensor:
+        """Apply ``keep_reference`` before step ``index``, counted from 0."""
+        mask = self.mask * (self.steps > index)
+        return keep_reference(latents, self.reference, mask, noise, scheduler, timestep)
 
     def finish(self, latents: Tensor, steps: int) -> Tensor:
-        """Take the clean reference after the last of ``steps`` steps, if it was kept up to there."""
-        return torch.lerp(latents, self.reference, self.mask) if self.steps >= steps else latents
+        """Take the clean reference after the last of ``steps`` steps, where it was kept up to there."""
+        return torch.lerp(latents, self.reference, self.mask * (self.steps >= steps))
 
 
 class StepNoise:

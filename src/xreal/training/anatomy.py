@@ -11,11 +11,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from xreal.config import Preset
-from xreal.control.anatomy import organ_mask_to_pixels
+from xreal.control.anatomy import draw_prior, organ_mask_to_pixels
 from xreal.data.augment import random_affine
 from xreal.data.contract import Batch, collate
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError
+from xreal.models.autoencoder import from_pixels, to_pixels
 from xreal.sheets import colour_labels
 from xreal.training.autoencoder import Reconstruction, psnr_and_ssim
 from xreal.training.stage import Loss, Stage
@@ -32,7 +33,9 @@ class AnatomyStage(Stage):
     validation_images = 48
 
     def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
-        """Start from the trained autoencoder: it already knows how to draw X-rays.
+        """Start from the trained autoencoder, ours or another latent model's: it already knows how to draw X-rays.
+
+        Losses are taken in [0, 1], whatever range the autoencoder's pixels have.
 
         Raises:
             DataError: no training or validation image has an organ mask.
@@ -50,7 +53,6 @@ class AnatomyStage(Stage):
         if self.config.adversarial_from >= 0:
             self.networks["discriminator"] = self.reconstruction.discriminator
         self.sampling_weights = torch.ones(len(self.indices))
-        self.channels = int(autoencoder.config.in_channels)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
         """Read samples and move them a little, image and mask alike."""
@@ -63,11 +65,12 @@ class AnatomyStage(Stage):
         """Yield the controller's loss, then the discriminator's."""
         network = self.networks["anatomy_controller"]
         device = next(network.parameters()).device
-        target = batch.image.expand(-1, self.channels, -1, -1).to(device)
-        from_mask = (torch.rand(len(target), 1, 1, 1, generator=generator) < self.mask_share).to(device)
-        pixels = torch.where(from_mask, organ_mask_to_pixels(batch.organ_mask, self.channels).to(device), target)
-        posterior = network.encode(pixels).latent_dist
-        output = network.decode(posterior.sample(generator=generator)).sample
+        image = batch.image.to(device)
+        from_mask = (torch.rand(len(image), 1, 1, 1, generator=generator) < self.mask_share).to(device)
+        seen = torch.where(from_mask, organ_mask_to_pixels(batch.organ_mask).to(device), image)
+        posterior = network.encode(to_pixels(self.network, seen)).latent_dist
+        output = from_pixels(self.network, network.decode(posterior.sample(generator=generator)).sample)
+        target = image.expand_as(output)
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
         kl = posterior.kl().mean()
@@ -76,13 +79,8 @@ class AnatomyStage(Stage):
             yield self.reconstruction.discriminator_loss(output, target)
 
     def _priors(self, organ_mask: Tensor) -> Tensor:
-        network = self.network
-        pixels = organ_mask_to_pixels(organ_mask, self.channels).to(next(network.parameters()).device)
-        return (
-            torch.cat([network(part).sample.float().mean(1, keepdim=True) for part in pixels.split(8)])
-            .clamp(0, 1)
-            .cpu()
-        )
+        priors = [draw_prior(self.network, part).mean(1, keepdim=True) for part in organ_mask.split(8)]
+        return torch.cat(priors).cpu()
 
     def validate(self) -> dict[str, float]:
         """Return PSNR and SSIM of priors against the X-rays that own the masks."""

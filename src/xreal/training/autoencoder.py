@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from monai.losses.adversarial_loss import PatchAdversarialLoss
 from monai.losses.ssim_loss import SSIMLoss
 from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
@@ -30,9 +31,9 @@ class Reconstruction:
     """
 
     ssim_weight = 0.1
-    adversarial_weight = 0.005
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, adversarial_weight: float = 0.005) -> None:
+        self.adversarial_weight = adversarial_weight
         self.ssim = SSIMLoss(spatial_dims=2, data_range=1.0)
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
         self.discriminator = PatchDiscriminator(
@@ -74,6 +75,7 @@ class AutoencoderStage(Stage):
 
     name = "autoencoder"
     kl_weight = 1e-6
+    adversarial_weight = 0.005
     validation_images = 48
 
     def __init__(self, preset: Preset, data: Sequence[Path]) -> None:
@@ -83,16 +85,20 @@ class AutoencoderStage(Stage):
         stride = max(1, len(validation) // self.validation_images)
         self.validation = collate([validation[i] for i in range(0, len(validation), stride)][: self.validation_images])
         torch.manual_seed(self.config.seed)
-        network = build_autoencoder(preset.autoencoder, preset.image_size)
-        if isinstance(network, PatchAutoencoderKL):
-            stride = max(1, len(self.train_data) // 300)
-            some = collate([self.train_data[i] for i in range(0, len(self.train_data), stride)])
-            network.initialise(self._pixels(some.image))
-        self.reconstruction = Reconstruction(preset.autoencoder.image_channels)
+        network = self._build()
+        self.reconstruction = Reconstruction(preset.autoencoder.image_channels, self.adversarial_weight)
         self.networks = {"autoencoder": network}
         if self.config.adversarial_from >= 0:
             self.networks["discriminator"] = self.reconstruction.discriminator
         self.sampling_weights = torch.ones(len(self.train_data))
+
+    def _build(self) -> AutoencoderKL:
+        network = build_autoencoder(self.preset.autoencoder, self.preset.image_size)
+        if isinstance(network, PatchAutoencoderKL):
+            stride = max(1, len(self.train_data) // 300)
+            some = collate([self.train_data[i] for i in range(0, len(self.train_data), stride)])
+            network.initialise(self._pixels(some.image))
+        return network
 
     def _pixels(self, image: Tensor) -> Tensor:
         return image.expand(-1, self.preset.autoencoder.image_channels, -1, -1)

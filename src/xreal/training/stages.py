@@ -8,12 +8,12 @@ from typing import Any
 
 from xreal.config import Preset
 from xreal.errors import InputError, TrainingError
-from xreal.models.folder import load_component, read_class, start_from
+from xreal.models.folder import load_autoencoder, start_from
 from xreal.training.stage import Stage
 
 __all__ = ["STAGES", "build_stage"]
 
-STAGES = ("segmenter", "autoencoder", "backbone", "anatomy", "judge-segmenter", "encoder")
+STAGES = ("segmenter", "autoencoder", "backbone", "anatomy", "decoder", "judge-segmenter", "encoder")
 
 
 def build_stage(
@@ -31,7 +31,8 @@ def build_stage(
         preset: sizes and lengths.
         data: prepared folders.
         out: model folder that the stage adds its component to.
-        autoencoder: folder that holds ``vae/``, for the stages that need it; default ``out``.
+        autoencoder: model folder, ours or of another latent pipeline such as Stable Diffusion, whose autoencoder the
+            stage works with; default ``out``.
         start: model folder whose weights training begins with.
 
     Raises:
@@ -56,6 +57,10 @@ def build_stage(
         from xreal.training.anatomy import AnatomyStage
 
         return _started(AnatomyStage(preset, data, _autoencoder(autoencoder or out)), start, "anatomy_controller")
+    if name == "decoder":
+        from xreal.training.decoder import DecoderStage
+
+        return DecoderStage(preset, data, _autoencoder(autoencoder or start or out))
     if name == "judge-segmenter":
         from xreal.training.segmenter import JudgeSegmenterStage
 
@@ -74,6 +79,7 @@ def _started(stage: Stage, start: Path | None, component: str) -> Stage:
 
 
 def _autoencoder(folder: Path) -> Any:
-    if not (folder / "vae").is_dir():
+    autoencoder = load_autoencoder(folder)
+    if autoencoder is None:
         raise TrainingError(f"{folder} holds no vae/; run `xreal train autoencoder` with this --out first")
-    return load_component(folder, "vae", read_class(folder, "vae"))
+    return autoencoder

@@ -1,0 +1,60 @@
+"""Stage: the decoder alone, sharpened; latents, and every network trained on them, stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from xreal.config import Preset
+from xreal.training.autoencoder import AutoencoderStage
+from xreal.training.stage import Loss
+
+__all__ = ["DecoderStage"]
+
+
+class DecoderStage(AutoencoderStage):
+    """Reconstruction from the frozen encoder's latents, against a patch discriminator from the first step.
+
+    Latents hold a few numbers per patch; what they do not say (grain, the edges of ribs and vessels) a decoder trained
+    on the mean error leaves out. This one draws it. The latents are disturbed a little, as drawn ones are.
+    """
+
+    name = "decoder"
+    adversarial_weight = 0.02  # pix2pix (arXiv 1611.07004) weighs L1 100 times; twice as much texture here
+    latent_noise = 0.2  # largest standard deviation of the disturbance, as a share of that of the latents
+
+    def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
+        """Take a trained autoencoder, its ``scaling_factor`` set."""
+        self.autoencoder = autoencoder
+        super().__init__(preset, data)
+
+    def _build(self) -> AutoencoderKL:
+        network = self.autoencoder.train()
+        for name, part in network.named_children():
+            if name in ("encoder", "quant_conv", "patch_encoder"):
+                part.requires_grad_(False)
+        return network
+
+    def losses(self, batch: Tensor, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """Yield the decoder's loss, then the discriminator's."""
+        autoencoder = self.networks["autoencoder"]
+        target = batch.to(next(autoencoder.parameters()).device)
+        with torch.no_grad():
+            latents = autoencoder.encode(target).latent_dist.mode()
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        share = self.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
+        output = autoencoder.decode(latents + share / autoencoder.config.scaling_factor * noise).sample
+        adversarial = 0 <= self.config.adversarial_from <= step
+        loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
+        yield Loss("autoencoder", loss, parts)
+        if adversarial:
+            yield self.reconstruction.discriminator_loss(output, target)
+
+    def export(self, folder: Path) -> None:
+        """Write ``vae/``; the latents' scale is the one that the backbone was trained on."""
+        self.network.register_to_config(_name_or_path="")  # where the autoencoder lay is nobody's business
+        self.network.save_pretrained(folder / "vae")
