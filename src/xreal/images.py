@@ -1,7 +1,7 @@
 """Pictures and small files: read chest X-rays, write results with their provenance, fit to a square.
 
-Everything that xreal writes goes through :func:`write_bytes`: a temporary file beside the target, then a rename, so a
-killed run leaves the old file or the new one, never half of one.
+X-rays are PNG, JPEG, TIFF or DICOM; which of them is told by a file's content, not by its name. Everything is written
+whole or not at all (:mod:`xreal.files`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
+from xreal.dicom import is_dicom, is_segmentation, read_dicom, read_organ_segmentation
 from xreal.errors import ImageError, InputError, OutputError
+from xreal.files import temporary_path, write_bytes
 
 __all__ = [
     "check_output_folder",
@@ -43,18 +44,24 @@ _SYNTHETIC_VALUE = "true; not for diagnosis"
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Open and decode a whole PNG, JPEG or TIFF file, turned upright by its EXIF orientation.
+    """Open and decode a whole PNG, JPEG, TIFF or DICOM file, pictures turned upright by their EXIF orientation.
 
     Returns:
-        The decoded picture, in the mode that the file has.
+        The decoded picture, in the mode that the file has. Of a DICOM X-ray 16-bit grey, as ``read_dicom`` reads it;
+        of a DICOM Segmentation its organs, 8-bit ``Organ`` labels.
 
     Raises:
-        ImageError: the file is missing, not a PNG, JPEG or TIFF, damaged, cut short, or holds several pictures.
+        ImageError: the file is missing, of another kind, damaged, cut short, or holds several pictures.
+        MaskError: a DICOM Segmentation without organs.
     """
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ImageError(f"{path} {what}; expected a PNG, JPEG or TIFF file. Check the path.")
+        raise ImageError(f"{path} {what}; expected a PNG, JPEG, TIFF or DICOM file. Check the path.")
+    if _holds_dicom(path):
+        if is_segmentation(path):
+            return Image.fromarray(read_organ_segmentation(path))
+        return Image.fromarray(np.rint(read_dicom(path) * _WHITE_16).astype(np.uint16))
     # Another library in the same process may have told Pillow to fill what is missing with grey.
     tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
@@ -68,8 +75,8 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     # Decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, KeyError, bomb errors.
     except Exception as error:
         raise ImageError(
-            f"{path} cannot be read as PNG, JPEG or TIFF ({error}). The file is damaged, cut short or of another kind: "
-            "copy it again, or convert it to PNG (DICOM files are read by xreal.dicom)."
+            f"{path} cannot be read as PNG, JPEG, TIFF or DICOM ({error}). The file is damaged, cut short or "
+            "of another kind: copy it again, or convert it to PNG."
         ) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
@@ -78,22 +85,36 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     return picture
 
 
+def _holds_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(256))
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error}). Check its rights.") from error
+
+
 def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
-    """Read a chest X-ray from a PNG, JPEG or TIFF file.
+    """Read a chest X-ray from a PNG, JPEG, TIFF or DICOM file.
+
+    DICOM is shown as ``xreal.dicom.read_dicom`` says: rescale, VOI LUT or window, air dark. For the others:
 
     The range of the file's type becomes [0, 1]: 8 bits are divided by 255, 16 bits by 65,535, whatever values occur.
     A 12-bit X-ray stored in 16 bits is therefore dark; rescale it before. Colour becomes luminance (ITU-R 601) at
     8 bits, alpha is ignored, TIFF "white is zero" is turned to air dark.
 
     Args:
-        path: 8- or 16-bit, grey, RGB or RGBA.
+        path: 8- or 16-bit, grey, RGB or RGBA; DICOM grey only.
 
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
-        ImageError: the file is missing, damaged, cut short, or neither 8- nor 16-bit grey or RGB(A).
+        ImageError: the file is missing, damaged, cut short, or neither 8- nor 16-bit grey or RGB(A); or it is DICOM
+            and no X-ray, or the extra ``dicom`` is not installed.
     """
+    path = Path(path)
+    if path.is_file() and _holds_dicom(path):
+        return read_dicom(path)
     picture = open_picture(path)
     tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})
     if picture.mode in _EIGHT_BIT:
@@ -254,7 +275,7 @@ def prepare_output_folder(path: str | os.PathLike[str], overwrite: bool = False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         holds_files = any(folder.iterdir())
-        probe = _temporary(folder / "probe")
+        probe = temporary_path(folder / "probe")
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
@@ -293,25 +314,3 @@ def write_json(path: str | os.PathLike[str], payload: Any) -> None:
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: content is not JSON ({error}). Convert it to plain numbers and text.") from error
     write_bytes(path, (text + "\n").encode())
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, then a rename.
-
-    Raises:
-        OutputError: the file cannot be written; a file that was there before is unchanged.
-    """
-    temporary = _temporary(Path(path))
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}). Check that its folder takes files.") from error
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 import xreal
+from xreal.dicom import write_dicom, write_segmentation
 from xreal.errors import InputError
 from xreal.images import write_image, write_json
 from xreal.masks.lesions import Lesion
@@ -19,7 +21,7 @@ from xreal.masks.segmenter import segment
 from xreal.pipeline import XRealPipeline
 from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
 
-__all__ = ["Drawn", "conformance", "draw", "write_contact_sheet", "write_drawn"]
+__all__ = ["Drawn", "conformance", "draw", "write_contact_sheet", "write_drawn", "write_drawn_dicom"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,43 @@ def write_drawn(out: Path, first: int, drawn: Sequence[Drawn], provenance: dict[
         if one.healthy is not None:
             write_image(out / f"{number:04d}-healthy.png", one.healthy, text)
         write_json(out / f"{number:04d}.json", record)
+
+
+def write_drawn_dicom(out: Path, first: int, drawn: Sequence[Drawn], weights: str) -> None:
+    """Write ``0000.dcm``, ``0000-healthy.dcm`` (with lesions) and ``0000-seg.dcm`` (the masks, where there are any).
+
+    Identifiers are made from seed, settings, weights and masks, not from where files lie: drawn again, they are the
+    same. The three are one study.
+
+    Args:
+        out: folder that exists.
+        first: number of the first image.
+        drawn: images.
+        weights: hash of the model's weights.
+
+    Raises:
+        InputError: the extra ``dicom`` is not installed.
+        OutputError: a file cannot be written.
+    """
+    results = ("conformance", "attempts", "accepted")  # measured, not needed to draw the image again
+    for number, one in enumerate(drawn, first):
+        provenance = {key: value for key, value in one.record.items() if key not in results}
+        masks = [one.lesion_masks] if one.organ_mask is None else [one.organ_mask, one.lesion_masks]
+        provenance |= {"weights": weights, "masks": hashlib.sha256(b"".join(m.tobytes() for m in masks)).hexdigest()}
+        path = out / f"{number:04d}.dcm"
+        write_dicom(path, one.image, provenance)
+        if one.healthy is not None:
+            write_dicom(
+                out / f"{number:04d}-healthy.dcm",
+                one.healthy,
+                provenance,
+                series_description="Synthetic chest X-ray without the lesions",
+                series_number=2,
+            )
+        findings = [lesion["finding"] for lesion in one.record["lesions"]]
+        if findings or one.organ_mask is not None:
+            lesions = zip(findings, one.lesion_masks, strict=True)
+            write_segmentation(out / f"{number:04d}-seg.dcm", path, one.organ_mask, lesions)
 
 
 def _sheet_row(one: Drawn) -> list[np.ndarray]:

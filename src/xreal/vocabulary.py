@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from xreal.errors import FindingError
 
-__all__ = ["Finding", "Organ", "parse_finding", "prompt_from_findings", "prompt_words"]
+__all__ = ["Finding", "Organ", "find_finding", "parse_finding", "prompt_from_findings", "prompt_words"]
 
 
 class Organ(enum.IntEnum):
@@ -53,12 +53,16 @@ class Finding(enum.StrEnum):
     PLEURAL_THICKENING = "Pleural Thickening"
 
 
-# Names that data sets use for the same thing (NIH ChestX-ray14 labels and box lists, RSNA 2018).
+# Names that data sets use for the same thing (ChestX-ray14 labels and box lists, RSNA 2018, VinDr-CXR, PadChest).
 _ALIASES = {
     "effusion": Finding.PLEURAL_EFFUSION,
     "infiltrate": Finding.INFILTRATION,
+    "infiltrates": Finding.INFILTRATION,
     "pleural thickening": Finding.PLEURAL_THICKENING,
     "oedema": Finding.EDEMA,
+    "pulmonary edema": Finding.EDEMA,
+    "pulmonary fibrosis": Finding.FIBROSIS,
+    "nodule/mass": Finding.LUNG_LESION,
     "opacity": Finding.LUNG_OPACITY,
     "normal": Finding.NO_FINDING,
     "healthy": Finding.NO_FINDING,
@@ -86,6 +90,11 @@ def parse_finding(name: str | Finding) -> Finding:
         hint = f" Did you mean {_BY_KEY[near[0]].value!r}?" if near else ""
         raise FindingError(f"unknown finding {name!r}.{hint} Known findings: {', '.join(f.value for f in Finding)}.")
     return finding
+
+
+def find_finding(name: str) -> Finding | None:
+    """Find the finding of that name as ``parse_finding`` does; None where there is none."""
+    return _BY_KEY.get(_key(name))
 
 
 _VIEWS = {"PA": "PA view", "AP": "AP view"}

@@ -77,8 +77,8 @@ def test_interrupted_work_goes_on_with_what_is_missing(
 ) -> None:
     monkeypatch.setattr("xreal.data.prepare.SHARD_ROWS", 4)
     summary = prepare("folder", phantom_folder, tmp_path, 64, phantom_masks)
-    shards = ["train-00000", "train-00001", "train-00002", "val-00000"]
-    assert sorted(path.stem for path in tmp_path.glob("*.parquet")) == shards
+    names = ["train-00000", "train-00001", "train-00002", "val-00000"]
+    assert sorted(path.stem for path in tmp_path.glob("*.parquet")) == names
     whole, before = list(PreparedDataset([tmp_path], "train")), times(tmp_path)
 
     (tmp_path / "train-00001.parquet").unlink()
@@ -88,7 +88,8 @@ def test_interrupted_work_goes_on_with_what_is_missing(
     assert prepare("folder", phantom_folder, tmp_path, 64, phantom_masks) == summary
     after = times(tmp_path)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {f"train-0000{i}.{kind}" for i in (1, 2) for kind in ("parquet", "json")} | {"summary.json"}
+    shards = {f"train-0000{i}.{kind}" for i in (1, 2) for kind in ("parquet", "json")}
+    assert changed == shards | {"summary.json", "sheet.png"}
     for ours, theirs in zip(PreparedDataset([tmp_path], "train"), whole, strict=True):
         assert ours.image_id == theirs.image_id
         np.testing.assert_array_equal(ours.image, theirs.image)
@@ -253,7 +254,7 @@ def test_tables_are_checked(
 
 def test_folder_without_a_table_is_split_by_patient(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no picture \(\.jpeg, \.jpg, \.png"):
+    with pytest.raises(DataError, match=r"holds no picture \(\.jpeg, \.jpg, \.png.* and no DICOM file"):
         prepare("folder", tmp_path / "empty", tmp_path / "out")
     (tmp_path / "raw/sub").mkdir(parents=True)
     Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / "raw/sub/a.png")

@@ -261,9 +261,17 @@ def _thin_left_lung() -> np.ndarray:
     return mask
 
 
+def _lung_with_a_tail(length: int, across: int = 0) -> np.ndarray:
+    mask = chest(300)
+    mask[240 : 240 + length, 260:270] = Organ.LEFT_LUNG
+    mask[230 + length : 240 + length, 270 - across : 270] = Organ.LEFT_LUNG
+    return mask
+
+
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
+        (_lung_with_a_tail(55, 200), "left lung has a thin tail"),
         (_without(Organ.HEART), "heart is missing"),
         (_without(Organ.LEFT_LUNG), "left lung is missing"),
         (_without(Organ.RIGHT_LUNG), "right lung is missing"),
@@ -283,6 +291,7 @@ def test_implausible_chests_have_a_reason(mask: np.ndarray, said: str) -> None:
 def test_a_plain_chest_is_plausible_with_or_without_aorta_and_specks() -> None:
     assert implausible(chest()) == []
     assert implausible(chest(224)) == []
+    assert implausible(_lung_with_a_tail(12)) == []  # a sharp angle beside the diaphragm
     assert implausible(_without(Organ.AORTA)) == []
     speck = chest()
     speck[5, 5] = Organ.LEFT_LUNG

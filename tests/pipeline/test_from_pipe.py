@@ -155,8 +155,8 @@ def test_steered_saved_and_opened_draws_the_same(
     controller.save_pretrained(tmp_path / "theirs" / "anatomy_controller")
     for folder in (tmp_path / "ours", tmp_path / "theirs"):
         again = quiet(XRealPipeline.from_pretrained(folder))(*call, steps=3)
-        np.testing.assert_array_equal(drawn.images, again.images, err_msg=folder.name)
-        np.testing.assert_array_equal(drawn.priors, again.priors, err_msg=folder.name)
+        np.testing.assert_allclose(drawn.images, again.images, atol=1e-4, err_msg=folder.name)
+        np.testing.assert_allclose(drawn.priors, again.priors, atol=1e-4, err_msg=folder.name)
 
 
 def test_two_passes_run(controller: AutoencoderKL, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]) -> None:
@@ -176,14 +176,15 @@ def test_pixels_have_the_range_that_the_configuration_says(tmp_path: Path) -> No
         assert pixel_range(network) == (-1, 1)
         signed = encode_image(network, image)
         latents = torch.randn(1, 4, 8, 8)
-        raw = network.decode(latents / network.config.scaling_factor).sample.mean(1, keepdim=True)
-        torch.testing.assert_close(decode_latents(network, latents), (raw / 2 + 0.5).clamp(0, 1), atol=1e-6, rtol=0)
+        raw = network.decode(latents / network.config.scaling_factor).sample
+        expected = (raw / 2 + 0.5).clamp(0, 1).mean(1, keepdim=True)
+        torch.testing.assert_close(decode_latents(network, latents), expected, atol=1e-6, rtol=0)
         network.register_to_config(_pixel_range=(0.0, 1.0))
         network.save_pretrained(tmp_path)
         opened = AutoencoderKL.from_pretrained(tmp_path)
         assert pixel_range(opened) == (0, 1)
         torch.testing.assert_close(signed, encode_image(opened, 2 * image - 1))
-        torch.testing.assert_close(decode_latents(opened, latents), raw.clamp(0, 1))
+        torch.testing.assert_close(decode_latents(opened, latents), raw.clamp(0, 1).mean(1, keepdim=True))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,12 @@ def test_schedule_keeps_noise_levels_and_target_and_clips_nothing(scheduler: Any
     torch.testing.assert_close(schedule.alphas_cumprod, scheduler.alphas_cumprod)
     assert schedule.config.prediction_type == scheduler.config.prediction_type
     assert not schedule.config.clip_sample
-    assert noise_schedule(schedule) is schedule
+    opened = DDIMScheduler.from_config(json.loads(schedule.to_json_string()))
+    for make in (EulerDiscreteScheduler, DPMSolverMultistepScheduler):  # saved or not, solvers are made alike
+        made = [make.from_config(noise_schedule(each).config) for each in (schedule, opened)]
+        for solver in made:
+            solver.set_timesteps(7)
+        assert torch.equal(made[0].timesteps, made[1].timesteps)
 
 
 def test_half_precision_is_brought_to_float32() -> None:
@@ -236,7 +242,7 @@ class Foreign(DiffusionPipeline):
         ({"unet": networks(16, num_class_embeds=3)["unet"]}, "class labels"),
         ({"text_encoder_2": torch.nn.Linear(1, 1)}, "second text encoder"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_pipelines_of_another_kind_are_refused(change: dict[str, Any], said: str) -> None:
     parts = stable_diffusion_1().components | change

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 
-from xreal.cli import evaluate, generate, prepare, segment, train
+from xreal.cli import convert, evaluate, generate, masks, prepare, segment, train
 from xreal.errors import XRealError
 
 __all__ = ["app", "main"]
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 for command in (generate.generate, segment.segment, prepare.prepare, train.train, evaluate.evaluate):
     app.command()(command)
+app.add_typer(convert.convert, name="convert")
+app.add_typer(masks.app, name="masks")
 
 
 def main() -> None:

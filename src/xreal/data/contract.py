@@ -44,6 +44,9 @@ class Sample:
         findings: what its label says; (``Finding.NO_FINDING``,) for a healthy one.
         view_position: "PA", "AP" or "".
         sex: "M", "F" or "".
+        boxes: where findings are.
+        lesion_mask: (H, W) uint8, 1 where an expert drew a lesion, or None; the boxes are then those around the drawn
+            lesions.
     """
 
     image: np.ndarray
@@ -56,6 +59,7 @@ class Sample:
     sex: str = ""
     age: int | None = None
     boxes: tuple[Box, ...] = field(default_factory=tuple)
+    lesion_mask: np.ndarray | None = None
 
     @property
     def prompt(self) -> str:
@@ -64,7 +68,9 @@ class Sample:
 
     @property
     def box_mask(self) -> np.ndarray:
-        """Return (H, W) uint8, 1 inside any of the boxes."""
+        """Return (H, W) uint8, 1 inside any drawn lesion, or any of the boxes where none is drawn."""
+        if self.lesion_mask is not None:
+            return self.lesion_mask
         mask = np.zeros_like(self.image)
         for box in self.boxes:
             rows, columns = (

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from xreal.data.contract import Sample
-from xreal.data.prepared import write_shard
-from xreal.data.sources import SOURCES, Record
-from xreal.errors import DataError, ImageError, InputError, OutputError
-from xreal.images import fit_square, fit_square_mask, read_image, write_json
+from xreal.data.prepared import write_contact_sheet, write_shard
+from xreal.data.reading import read_or_reason
+from xreal.data.sources import SOURCES, Listing, Record
+from xreal.data.sources.chexmask import with_organ_rows
+from xreal.errors import DataError, InputError, OutputError, XRealError
+from xreal.images import write_json
+from xreal.vocabulary import Finding
 
-__all__ = ["MaskProvider", "prepare"]
+__all__ = ["UNCERTAIN", "MaskProvider", "prepare"]
 
 SHARD_ROWS = 256
+UNCERTAIN = ("negative", "positive", "drop")
+"""What an uncertain label becomes: not said, said, or the X-ray is left out."""
+_SPLITS = ("train", "val", "test")
 
 MaskProvider = Callable[[np.ndarray], np.ndarray | None]
 """(H, W) float32 image in [0, 1] -> (H, W) uint8 organ mask, or None where none can be trusted."""
 
 Shard = tuple[str, list[Record]]
 Progress = Callable[[list[Shard]], Iterable[Shard]]
+Reader = Callable[[Sequence[Record]], Iterable[Sample | str]]
 
 
 def prepare(
@@ -36,6 +48,10 @@ def prepare(
     image_size: int = 256,
     organ_masks: MaskProvider | None = None,
     progress: Progress = iter,
+    *,
+    uncertain: str = "negative",
+    organ_mask_table: Path | None = None,
+    workers: int = 1,
 ) -> dict[str, object]:
     """Read every X-ray of a source, bring it to ``image_size`` (padded to a square) and write Parquet shards.
 
@@ -46,44 +62,114 @@ def prepare(
         raw: the source's folder.
         out: folder of the prepared data set.
         image_size: side of the square images in pixels.
-        organ_masks: makes a mask where the source has none; None leaves it out.
+        organ_masks: makes a mask where neither the source nor ``organ_mask_table`` has one; None leaves it out.
         progress: wraps the list of shards, to show how far the work is.
+        uncertain: one of ``UNCERTAIN``. "negative" names in a prompt only what the label affirms.
+        organ_mask_table: CheXmask's table of this source.
+        workers: processes that read pictures; the result does not depend on it.
 
     Returns:
-        Summary, also written to ``summary.json``: counts per split and finding, images without a trusted mask,
-        unreadable files.
+        Summary, also written to ``summary.json``: counts per finding and split, X-rays left out and why, labels
+        without a name here, unreadable files. ``sheet.png`` shows X-rays with their masks and lesions.
 
     Raises:
-        InputError: unknown source.
-        DataError: the source is not in its layout, or ``out`` was begun with other settings.
+        InputError: unknown source or policy, or no workers.
+        DataError: the source is not in its layout, has a patient in two splits, or ``out`` was begun with other
+            settings; or a reading process was killed.
+        OutputError: ``out`` holds other files or cannot be written.
     """
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}; expected one of {', '.join(SOURCES)}")
-    records = SOURCES[source](raw)
-    _begin(out, source, records, image_size, organ_masks is not None)
-    skipped: dict[str, str] = {}
-    for name, shard in progress(_shards(records)):
-        report_path, shard_path = out / f"{name}.json", out / f"{name}.parquet"
-        if not (report_path.exists() and shard_path.exists()):
-            samples, unreadable = _read_shard(shard, image_size, organ_masks)
-            write_shard(shard_path, samples)
-            write_json(report_path, {"skipped": unreadable, "summary": _count(samples)})
-    summary: Counter[str] = Counter()
-    for report_path in sorted(out.glob("*-[0-9]*.json")):
-        report = json.loads(report_path.read_text())
-        summary.update(report["summary"])
-        skipped |= report["skipped"]
-    result = {"source": source, "image_size": image_size, "counts": dict(sorted(summary.items())), "skipped": skipped}
-    write_json(out / "summary.json", result)
-    return result
+    if uncertain not in UNCERTAIN:
+        raise InputError(f"unknown policy for uncertain labels {uncertain!r}; expected one of {', '.join(UNCERTAIN)}")
+    if workers < 1:
+        raise InputError(f"{workers} workers cannot read anything; give at least 1")
+    listing = _settle(_list(source, raw), uncertain)
+    records = listing.records
+    _check(records)
+    settings = {
+        "source": source,
+        "image_size": image_size,
+        "organ_masks": organ_masks is not None,
+        "listing": _digest(f"{r.split} {r.image_id}" for r in records),
+        "labels": _digest(repr((r.patient_id, r.findings, r.view_position, r.sex, r.age, r.boxes)) for r in records),
+        "organ_mask_table": None if organ_mask_table is None else organ_mask_table.name,
+    }
+    if organ_mask_table is not None:
+        records = with_organ_rows(records, organ_mask_table)
+    _begin(out, settings)
+    fresh = not (out / "sheet.png").exists()
+    with _reader(workers, image_size) as read:
+        for name, shard in progress(_shards(records)):
+            report_path, shard_path = out / f"{name}.json", out / f"{name}.parquet"
+            if not (report_path.exists() and shard_path.exists()):
+                samples, unreadable = _read_shard(shard, read, organ_masks)
+                write_shard(shard_path, samples)
+                write_json(report_path, {"skipped": unreadable, "summary": _count(samples)})
+                fresh = True
+    if fresh:
+        write_contact_sheet(out)
+    return _summarise(out, source, image_size, replace(listing, records=records), uncertain)
 
 
-def _begin(out: Path, source: str, records: list[Record], image_size: int, with_masks: bool) -> None:
-    listing = hashlib.sha256("\n".join(f"{r.split} {r.image_id}" for r in records).encode()).hexdigest()
-    settings = {"source": source, "image_size": image_size, "organ_masks": with_masks, "listing": listing}
+def _list(source: str, raw: Path) -> Listing:
+    try:
+        return SOURCES[source](raw)
+    except XRealError:
+        raise
+    except ValueError as error:
+        raise DataError(f"a table in {raw} has no number where {source} has one ({error}); copy it again") from error
+
+
+def _settle(listing: Listing, policy: str) -> Listing:
+    """Apply the policy for uncertain labels: a box of an uncertain finding goes where its finding goes."""
+    records, dropped = [], 0
+    for record in listing.records:
+        if not record.uncertain:
+            records.append(record)
+        elif policy == "drop":
+            dropped += 1
+        elif policy == "negative":
+            boxes = tuple(box for box in record.boxes if box.finding not in record.uncertain)
+            records.append(replace(record, boxes=boxes))
+        else:
+            affirmed = {*record.findings, *record.uncertain}
+            if affirmed - {Finding.SUPPORT_DEVICES, Finding.NO_FINDING}:
+                affirmed.discard(Finding.NO_FINDING)
+            records.append(replace(record, findings=tuple(f for f in Finding if f in affirmed)))
+    left_out = {**listing.left_out, **({"uncertain label": dropped} if dropped else {})}
+    if not records:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise DataError(f"no X-ray is left ({reasons or 'the table is empty'}); check the folder and the options")
+    return Listing(records, left_out)
+
+
+def _check(records: list[Record]) -> None:
+    seen: set[str] = set()
+    splits: dict[str, str] = {}
+    for record in records:
+        if record.split not in _SPLITS:
+            raise DataError(f"{record.image_id} is in the split {record.split!r}; expected one of {', '.join(_SPLITS)}")
+        if record.image_id in seen:
+            raise DataError(f"two pictures are called {record.image_id}; rename one")
+        seen.add(record.image_id)
+        split = splits.setdefault(record.patient_id or record.image_id, record.split)
+        if split != record.split:
+            raise DataError(
+                f"patient {record.patient_id} is in both {split} and {record.split} ({record.image_id}); put all "
+                "X-rays of a patient into one split, or give none and let patients be divided"
+            )
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _begin(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if path.exists():
-        if json.loads(path.read_text()) != settings:
+        # A folder that an earlier version began lacks some settings; it is compared by those that it has.
+        if {**settings, **json.loads(path.read_text())} != settings:
             raise DataError(f"{out} was begun with other settings or another source; give a new folder or delete it")
         return
     try:
@@ -104,54 +190,40 @@ def _shards(records: list[Record]) -> list[Shard]:
     return shards
 
 
+@contextmanager
+def _reader(workers: int, image_size: int) -> Iterator[Reader]:
+    """Read in this process, or in others: those are forked from a clean server, never from one that has threads."""
+    read = partial(read_or_reason, image_size=image_size)
+    if workers == 1:
+        yield partial(map, read)
+        return
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([read_or_reason.__module__])
+    pool = ProcessPoolExecutor(workers, context)
+    try:
+        yield partial(pool.map, read, chunksize=4)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that reads pictures was killed, perhaps for want of memory; start again with fewer workers: "
+            "what is written is kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _read_shard(
-    shard: list[Record], image_size: int, organ_masks: MaskProvider | None
+    shard: list[Record], read: Reader, organ_masks: MaskProvider | None
 ) -> tuple[list[Sample], dict[str, str]]:
     samples, unreadable = [], {}
-    for record in shard:
-        try:
-            samples.append(_read(record, image_size, organ_masks))
-        except (ImageError, OSError) as error:
-            unreadable[record.image_id] = str(error)
+    for record, sample in zip(shard, read(shard), strict=True):
+        if isinstance(sample, str):
+            unreadable[record.image_id] = sample
+        elif sample.organ_mask is None and organ_masks is not None:
+            samples.append(replace(sample, organ_mask=organ_masks(sample.image.astype(np.float32) / 255)))
+        else:
+            samples.append(sample)
     return samples, unreadable
-
-
-def _read(record: Record, image_size: int, organ_masks: MaskProvider | None) -> Sample:
-    original = read_image(record.image_path)
-    image = fit_square(original, image_size)
-    if record.organ_mask_path is not None:
-        levels = np.asarray(Image.open(record.organ_mask_path))
-        labels = np.zeros(levels.shape, np.uint8)
-        for level, organ in record.organ_levels:
-            labels[levels == level] = organ
-        organ_mask: np.ndarray | None = fit_square_mask(labels, image_size)
-    else:
-        organ_mask = organ_masks(image) if organ_masks is not None else None
-    side = max(original.shape)
-    scale = image_size / side
-    pad_y, pad_x = ((side - extent) // 2 for extent in original.shape)
-    boxes = tuple(
-        replace(
-            box,
-            x=(box.x + pad_x) * scale,
-            y=(box.y + pad_y) * scale,
-            width=box.width * scale,
-            height=box.height * scale,
-        )
-        for box in record.boxes
-    )
-    return Sample(
-        image=(image * 255).round().astype(np.uint8),
-        organ_mask=organ_mask,
-        boxes=boxes,
-        image_id=record.image_id,
-        patient_id=record.patient_id,
-        source=record.source,
-        findings=record.findings,
-        view_position=record.view_position,
-        sex=record.sex,
-        age=record.age,
-    )
 
 
 def _count(samples: list[Sample]) -> dict[str, int]:
@@ -160,3 +232,36 @@ def _count(samples: list[Sample]) -> dict[str, int]:
     for sample in samples:
         counts.update(finding.value for finding in sample.findings)
     return dict(counts)
+
+
+def _summarise(out: Path, source: str, image_size: int, listing: Listing, uncertain: str) -> dict[str, object]:
+    skipped: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for report_path in sorted(out.glob("*-[0-9]*.json")):
+        report = json.loads(report_path.read_text())
+        counts.update(report["summary"])
+        skipped |= report["skipped"]
+    kept = [record for record in listing.records if record.image_id not in skipped]
+    splits = {
+        split: {"images": len(members), "patients": len({record.patient_id for record in members})}
+        for split in _SPLITS
+        if (members := [record for record in kept if record.split == split])
+    }
+    boxes = Counter(box.finding.value for record in kept for box in record.boxes)
+    boxes.update(finding.value for record in kept for finding, _ in record.lesion_runs)
+    result = {
+        "source": source,
+        "image_size": image_size,
+        "counts": dict(sorted(counts.items())),
+        "splits": splits,
+        "boxes": dict(sorted(boxes.items())),
+        "uncertain": {
+            "policy": uncertain,
+            "labels": dict(sorted(Counter(f.value for record in kept for f in record.uncertain).items())),
+        },
+        "other_labels": dict(Counter(label for record in kept for label in record.other_labels).most_common()),
+        "left_out": dict(listing.left_out),
+        "skipped": skipped,
+    }
+    write_json(out / "summary.json", result)
+    return result

@@ -1,12 +1,14 @@
 """A prepared data set: a folder of Parquet shards, one row per X-ray, written once and read by every stage.
 
 Shards are named ``train-00000.parquet``, ``val-00000.parquet``, … so that Hugging Face ``datasets`` finds the splits;
-pictures are PNG bytes in the struct that its ``Image`` feature reads.
+pictures are PNG bytes in the struct of its ``Image`` feature, which the schema's metadata name. Ray Data, Spark and
+pyarrow read them as a struct of bytes and path.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,18 +21,23 @@ from PIL import Image
 
 from xreal.data.contract import Box, Sample
 from xreal.errors import DataError
+from xreal.images import fit_square, fit_square_mask
+from xreal.sheets import colour_labels, write_sheet
 from xreal.vocabulary import Finding, prompt_from_findings
 
-__all__ = ["SCHEMA", "PreparedDataset", "write_shard"]
+__all__ = ["SCHEMA", "PreparedDataset", "write_contact_sheet", "write_shard"]
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _BOX = pa.struct(
     [("finding", pa.string())] + [(name, pa.float32()) for name in ("x", "y", "width", "height")],
 )
-SCHEMA = pa.schema(
+_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_TILE = 8, 3, 160
+_LESION_COLOUR = (0.95, 0.2, 0.95)  # no organ's
+_COLUMNS = pa.schema(
     [
         ("image", _PICTURE),
         ("organ_mask", _PICTURE),
+        ("lesion_mask", _PICTURE),
         ("image_id", pa.string()),
         ("patient_id", pa.string()),
         ("source", pa.string()),
@@ -43,22 +50,44 @@ SCHEMA = pa.schema(
 )
 
 
+def _feature(kind: pa.DataType) -> Any:
+    """Describe a column in the words of Hugging Face ``datasets``."""
+    if kind == _PICTURE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return [_feature(kind.value_type)]
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"_type": "Value", "dtype": {"float": "float32"}.get(str(kind), str(kind))}
+
+
+_FEATURES = {field.name: _feature(field.type) for field in _COLUMNS}
+SCHEMA = _COLUMNS.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
+
+
 def _to_png(array: np.ndarray, name: str) -> dict[str, Any]:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": name}
 
 
+def _mask_to_png(mask: np.ndarray | None, name: str) -> dict[str, Any] | None:
+    return None if mask is None else _to_png(mask, name)
+
+
 def _from_png(picture: dict[str, Any]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture["bytes"])))
+
+
+def _mask_from_png(picture: dict[str, Any] | None) -> np.ndarray | None:
+    return None if picture is None else _from_png(picture)
 
 
 def _to_row(sample: Sample) -> dict[str, Any]:
     return {
         "image": _to_png(sample.image, f"{sample.image_id}.png"),
-        "organ_mask": None
-        if sample.organ_mask is None
-        else _to_png(sample.organ_mask, f"{sample.image_id}-organs.png"),
+        "organ_mask": _mask_to_png(sample.organ_mask, f"{sample.image_id}-organs.png"),
+        "lesion_mask": _mask_to_png(sample.lesion_mask, f"{sample.image_id}-lesions.png"),
         "image_id": sample.image_id,
         "patient_id": sample.patient_id,
         "source": sample.source,
@@ -73,7 +102,8 @@ def _to_row(sample: Sample) -> dict[str, Any]:
 def _from_row(row: dict[str, Any]) -> Sample:
     return Sample(
         image=_from_png(row["image"]),
-        organ_mask=None if row["organ_mask"] is None else _from_png(row["organ_mask"]),
+        organ_mask=_mask_from_png(row["organ_mask"]),
+        lesion_mask=_mask_from_png(row["lesion_mask"]),
         findings=tuple(Finding(name) for name in row["findings"]),
         boxes=tuple(Box(**(box | {"finding": Finding(box["finding"])})) for box in row["boxes"]),
         **{key: row[key] for key in ("image_id", "patient_id", "source", "view_position", "sex", "age")},
@@ -85,6 +115,32 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
     temporary = path.with_suffix(".tmp")
     pq.write_table(pa.Table.from_pylist([_to_row(sample) for sample in samples], schema=SCHEMA), temporary)
     os.replace(temporary, path)
+
+
+def write_contact_sheet(folder: Path) -> None:
+    """Write ``sheet.png``: up to 24 X-rays from all over a prepared folder, below each its organs and its lesions."""
+    shards = sorted(folder.glob("*-[0-9]*.parquet"))
+    ends = np.cumsum([pq.read_metadata(shard).num_rows for shard in shards])
+    if not shards or ends[-1] == 0:
+        return
+    pictures: list[tuple[np.ndarray, np.ndarray]] = []
+    for index in np.unique(np.linspace(0, ends[-1] - 1, _SHEET_COLUMNS * _SHEET_ROWS).round().astype(int)):
+        shard = int(np.searchsorted(ends, index, side="right"))
+        row = int(index - (ends[shard] - pq.read_metadata(shards[shard]).num_rows))
+        sample = _from_row(pq.read_table(shards[shard], schema=SCHEMA).slice(row, 1).to_pylist()[0])
+        pictures.append(_with_overlay(sample))
+    lines = [pictures[i : i + _SHEET_COLUMNS] for i in range(0, len(pictures), _SHEET_COLUMNS)]
+    write_sheet(folder / "sheet.png", [[pair[k] for pair in line] for line in lines for k in range(2)])
+
+
+def _with_overlay(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    image = fit_square(sample.image.astype(np.float32) / 255, _SHEET_TILE)
+    lesions = fit_square_mask(sample.box_mask, _SHEET_TILE)
+    marked: np.ndarray = np.repeat(image[..., None], 3, axis=2)
+    if sample.organ_mask is not None:
+        marked = 0.7 * marked + 0.3 * colour_labels(fit_square_mask(sample.organ_mask, _SHEET_TILE))
+    marked[lesions > 0] = 0.6 * marked[lesions > 0] + 0.4 * np.array(_LESION_COLOUR, np.float32)
+    return image, marked
 
 
 class PreparedDataset(Sequence[Sample]):

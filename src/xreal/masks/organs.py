@@ -18,6 +18,7 @@ from PIL import Image
 
 from xreal.errors import ImageError, MaskError, OutputError
 from xreal.images import fit_square_mask, open_picture, write_bytes
+from xreal.masks.pieces import largest_piece, tail
 from xreal.vocabulary import Organ
 
 __all__ = [
@@ -52,6 +53,8 @@ _LEFT_TO_RIGHT_LUNG = (0.31, 1.75)
 # Heart centroid in the bounding box of both lungs: across 0.50 to 0.65, down 0.59 to 0.85, widened by 0.15.
 _HEART_ACROSS = (0.35, 0.80)
 _HEART_DOWN = (0.44, 1.00)
+# Share of a lung in its tail, see ``pieces.tail``: at most 0.026 (left, beside the heart), widened by the factor 1.75.
+_TAIL_RADIUS, _LARGEST_TAIL = 0.02, 0.046
 _LARGEST_PIECE = 0.9  # every organ was in one piece; this allows for specks and a corner cut off by a tube
 
 
@@ -268,18 +271,13 @@ def implausible(mask: npt.NDArray[Any]) -> list[str]:
         if not low <= fractions[organ.title] <= high:
             share = f"{fractions[organ.title]:.1%}, usual are {low:.1%} to {high:.1%}"
             reasons.append(f"The {organ.title}'s share of the image is {share}.")
-        if (piece := _largest_piece(labels == organ)) < _LARGEST_PIECE:
+        if (piece := largest_piece(labels == organ)) < _LARGEST_PIECE:
             reasons.append(f"The {organ.title} is in pieces; the largest holds {piece:.0%} of it.")
+        if organ is not Organ.HEART and (thin := tail(labels == organ, _TAIL_RADIUS)) > _LARGEST_TAIL:
+            reasons.append(f"The {organ.title} has a thin tail, {thin:.1%} of it; usual is up to {_LARGEST_TAIL:.1%}.")
     if not missing:
         reasons += _implausible_layout(labels)
     return reasons
-
-
-def _largest_piece(organ: npt.NDArray[np.bool_]) -> float:
-    from scipy import ndimage  # late: slow to import
-
-    pieces, _ = ndimage.label(organ, structure=np.ones((3, 3)))
-    return float(np.bincount(pieces[organ]).max() / organ.sum())
 
 
 def _implausible_layout(labels: OrganMask) -> list[str]:

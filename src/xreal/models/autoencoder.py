@@ -17,9 +17,16 @@ __all__ = [
     "build_autoencoder",
     "channel_effects",
     "decode_latents",
+    "decode_pixels",
     "downsampling",
     "encode_image",
+    "from_pixels",
+    "pixel_range",
+    "to_pixels",
 ]
+
+UNIT_RANGE = (0.0, 1.0)  # pixels of the autoencoders trained here, and of the authors'
+DIFFUSERS_RANGE = (-1.0, 1.0)  # those of every autoencoder whose configuration says nothing: Stable Diffusion's
 
 
 class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
@@ -59,7 +66,7 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
             scaling_factor=scaling_factor,
         )
         # The parent registered the channels that its convolutions see; the configuration states those of an image.
-        self.register_to_config(in_channels=in_channels, out_channels=out_channels)
+        self.register_to_config(in_channels=in_channels, out_channels=out_channels, _pixel_range=UNIT_RANGE)
         self.downsampling = patch_size * 2 ** (levels - 1)
         patch_values = in_channels * self.downsampling**2
         self.patch_encoder = nn.Conv2d(patch_values, latent_channels, 1)
@@ -117,9 +124,11 @@ def build_autoencoder(config: AutoencoderConfig, image_size: int) -> Autoencoder
     if config.patch_size > 1:
         return PatchAutoencoderKL(patch_size=config.patch_size, **common)
     levels = len(config.block_out_channels)
-    return AutoencoderKL(
+    network = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, **common
     )
+    network.register_to_config(_pixel_range=UNIT_RANGE)
+    return network
 
 
 def downsampling(autoencoder: AutoencoderKL) -> int:
@@ -129,19 +138,42 @@ def downsampling(autoencoder: AutoencoderKL) -> int:
     return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
 
 
+def pixel_range(autoencoder: AutoencoderKL) -> tuple[float, float]:
+    """Return which values of its tensors are black and white: ``_pixel_range`` of its configuration.
+
+    diffusers keeps entries with a leading underscore that a network's ``__init__`` does not take, so that a plain
+    ``AutoencoderKL`` can carry this one. Without it: −1 and 1, diffusers' own convention.
+    """
+    low, high = autoencoder.config.get("_pixel_range", DIFFUSERS_RANGE)
+    return float(low), float(high)
+
+
+def to_pixels(autoencoder: AutoencoderKL, image: Tensor) -> Tensor:
+    """Bring images in [0, 1] to what the encoder eats; with other channels than its own, they are made grey first."""
+    low, high = pixel_range(autoencoder)
+    channels = autoencoder.config.in_channels
+    grey = image if image.shape[1] == channels else image.mean(1, keepdim=True)
+    return grey.to(autoencoder.dtype).expand(-1, channels, -1, -1) * (high - low) + low
+
+
+def from_pixels(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Bring what its decoder draws to float32 with black at 0 and white at 1; not clamped, channels as they are."""
+    low, high = pixel_range(autoencoder)
+    return (pixels.float() - low) / (high - low)
+
+
 def encode_image(autoencoder: AutoencoderKL, image: Tensor, generators: list[torch.Generator] | None = None) -> Tensor:
     """Encode images to scaled latents.
 
     Args:
-        autoencoder: any diffusers KL autoencoder whose pixels lie in [0, 1].
-        image: (B, 1, H, W) in [0, 1]; repeated for a network of three channels.
+        autoencoder: any diffusers KL autoencoder; its configuration says in which range its pixels lie.
+        image: (B, 1, H, W) in [0, 1], repeated for a network of three channels, or with the network's channels.
         generators: one per image to sample the posterior as the paper does; ``None`` takes its mode.
 
     Returns:
         latents (B, c, H / f, W / f), × the autoencoder's scaling factor.
     """
-    pixels = image.to(autoencoder.dtype).expand(-1, autoencoder.config.in_channels, -1, -1)
-    posterior = autoencoder.encode(pixels).latent_dist
+    posterior = autoencoder.encode(to_pixels(autoencoder, image)).latent_dist
     if generators is None:
         latents = posterior.mode()
     else:
@@ -150,10 +182,15 @@ def encode_image(autoencoder: AutoencoderKL, image: Tensor, generators: list[tor
     return latents * autoencoder.config.scaling_factor
 
 
-def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode scaled latents (B, c, h, w) to float32 images (B, 1, H, W), clamped to [0, 1]; channels are averaged."""
+def decode_pixels(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode scaled latents (B, c, h, w) to float32 images (B, 1 or 3, H, W), clamped to [0, 1]."""
     pixels = autoencoder.decode((latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)).sample
-    return pixels.float().mean(1, keepdim=True).clamp(0, 1)
+    return from_pixels(autoencoder, pixels).clamp(0, 1)
+
+
+def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode scaled latents (B, c, h, w) to grey float32 images (B, 1, H, W) in [0, 1]: the mean of the channels."""
+    return decode_pixels(autoencoder, latents).mean(1, keepdim=True)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from xreal.errors import ModelError
+from xreal.models.adopt import OTHER_NAMES, REQUIRED
 
 __all__ = [
     "BUNDLED",
     "REQUIRED",
+    "load_autoencoder",
     "load_component",
+    "load_components",
     "read_class",
     "read_index",
     "resolve_folder",
@@ -45,14 +49,21 @@ _CLASSES = {
     "DDIMScheduler": "diffusers",
     "PNDMScheduler": "diffusers",
     "DDPMScheduler": "diffusers",
+    "DEISMultistepScheduler": "diffusers",
+    "DPMSolverMultistepScheduler": "diffusers",
+    "DPMSolverSinglestepScheduler": "diffusers",
+    "EulerAncestralDiscreteScheduler": "diffusers",
+    "EulerDiscreteScheduler": "diffusers",
+    "HeunDiscreteScheduler": "diffusers",
+    "LMSDiscreteScheduler": "diffusers",
+    "UniPCMultistepScheduler": "diffusers",
     "Segmenter": "xreal.masks.segmenter",
 }
-
-REQUIRED = frozenset({"vae", "text_encoder", "tokenizer", "unet", "scheduler"})
 
 # Component -> file and key in which its class is written.
 _SELF_DESCRIPTIONS = {
     "vae": ("config.json", "_class_name"),
+    "vqvae": ("config.json", "_class_name"),
     "text_encoder": ("config.json", "architectures"),
     "tokenizer": ("tokenizer_config.json", "tokenizer_class"),
     "unet": ("config.json", "_class_name"),
@@ -107,18 +118,73 @@ def read_class(folder: Path, name: str) -> str:
 def write_index(folder: Path) -> bool:
     """Write ``model_index.json`` once every needed component is there, from what the components say of themselves.
 
+    The index of another kind of pipeline stays as it is: a Stable Diffusion folder to which an anatomy controller is
+    added remains one.
+
     Returns:
         Whether the folder is complete.
+
+    Raises:
+        ModelError: a component says nothing of itself, or has an unknown class.
     """
+    path = folder / "model_index.json"
+    if path.exists() and _pipeline_class(folder) != "XRealPipeline":
+        return True
     index: dict[str, Any] = {"_class_name": "XRealPipeline"}
     for name in _SELF_DESCRIPTIONS:
         if (folder / name).is_dir():
             class_name = read_class(folder, name)
-            index[name] = [_CLASSES[class_name].split(".")[0], class_name]
+            index[name] = [_module(folder, name, class_name).split(".")[0], class_name]
     complete = index.keys() >= REQUIRED
     if complete:
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        path.write_text(json.dumps(index, indent=2) + "\n")
     return complete
+
+
+def load_components(folder: Path, optional: Iterable[str]) -> dict[str, Any]:
+    """Open the components of a model folder, or of another latent text-to-image pipeline's folder.
+
+    Args:
+        folder: with ``model_index.json``.
+        optional: components that are opened where the index names them or, beside another pipeline's index, which
+            does not know them, where there is a folder for them.
+
+    Raises:
+        ModelError: a component is missing, truncated or of another shape.
+    """
+    index = read_index(folder)
+    places = {name: name if name in index else OTHER_NAMES.get(name, name) for name in sorted(REQUIRED)}
+    if missing := [name for name, place in places.items() if place not in index]:
+        raise ModelError(f"{folder}/model_index.json names no {', '.join(missing)}")
+    foreign = _pipeline_class(folder) != "XRealPipeline"
+    for name in optional:
+        if name in index or (foreign and (folder / name).is_dir()):
+            places[name] = name
+    return {
+        name: load_component(folder, place, index[place] if place in index else read_class(folder, place))
+        for name, place in sorted(places.items())
+    }
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """Open the autoencoder of a model folder or of another latent pipeline's folder; None where there is none.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    names = [name for name in ("vae", OTHER_NAMES["vae"]) if (folder / name).is_dir()]
+    return load_component(folder, names[0], read_class(folder, names[0])) if names else None
+
+
+def _pipeline_class(folder: Path) -> str:
+    """Return which pipeline wrote ``model_index.json``; an index that does not say so is taken for ours."""
+    return str(json.loads((folder / "model_index.json").read_text()).get("_class_name", "XRealPipeline"))
+
+
+def _module(folder: Path, name: str, class_name: str) -> str:
+    if class_name not in _CLASSES:
+        raise ModelError(f"{folder}: component {name} has class {class_name}; expected one of {', '.join(_CLASSES)}")
+    return _CLASSES[class_name]
 
 
 def load_component(folder: Path, name: str, class_name: str) -> Any:
@@ -127,12 +193,11 @@ def load_component(folder: Path, name: str, class_name: str) -> Any:
     Raises:
         ModelError: unknown class, missing or truncated files, weights of another shape or missing weights.
     """
-    if class_name not in _CLASSES:
-        raise ModelError(f"{folder}: component {name} has class {class_name}; expected one of {', '.join(_CLASSES)}")
+    module = _module(folder, name, class_name)
     place = folder / name
     if not place.is_dir():
         raise ModelError(f"{folder} is incomplete: folder {name} is missing")
-    cls = getattr(importlib.import_module(_CLASSES[class_name]), class_name)
+    cls = getattr(importlib.import_module(module), class_name)
     is_network = issubclass(cls, torch.nn.Module)
     if is_network and not any(place.glob("*.safetensors")):
         raise ModelError(f"{folder} is incomplete: {name} holds no .safetensors weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
@@ -14,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from xreal.config import TextEncoderConfig
 from xreal.vocabulary import prompt_words
 
-__all__ = ["build_text_encoder", "build_tokenizer", "encode_prompts", "tokenize"]
+__all__ = ["build_text_encoder", "build_tokenizer", "encode_prompts", "tokenize", "wordpiece_tokenizer"]
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # BERT's; they take the first numbers, padding is 0
 
@@ -28,21 +29,29 @@ def build_tokenizer(config: TextEncoderConfig) -> PreTrainedTokenizerFast:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = sorted({word for phrase in prompt_words() for word in phrase.lower().split()})
     tokens = [*_SPECIAL, *",.-", *letters, *(f"##{letter}" for letter in letters), *words]
+    return wordpiece_tokenizer(tokens, config.max_length)
+
+
+def wordpiece_tokenizer(tokens: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
+    """Make BERT's uncased WordPiece tokenizer of these tokens, numbered from 0, without asking for any file.
+
+    Args:
+        tokens: each once; "[PAD]" first, "[UNK]", "[CLS]" and "[SEP]" anywhere.
+        max_length: to which prompts are padded or cut, "[CLS]" and "[SEP]" included.
+    """
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", _SPECIAL.index("[SEP]")), ("[CLS]", _SPECIAL.index("[CLS]"))
-    )
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=config.max_length,
+        mask_token="[MASK]" if "[MASK]" in vocabulary else None,
+        model_max_length=max_length,
     )
 
 
@@ -65,9 +74,9 @@ def build_text_encoder(config: TextEncoderConfig) -> LDMBertModel:
     return encoder
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
-    """Return token numbers (B, L), int64, always padded to the full length."""
-    length = tokenizer.model_max_length
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int | None = None) -> Tensor:
+    """Return token numbers (B, L), int64, always padded or cut to ``length``; default the tokenizer's full length."""
+    length = tokenizer.model_max_length if length is None else length
     encoded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids: Tensor = encoded.input_ids
     return ids
@@ -76,6 +85,15 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tens
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, text_encoder: nn.Module, prompts: Sequence[str], device: torch.device
 ) -> Tensor:
-    """Return prompt embeddings (B, L, d)."""
-    embeds: Tensor = text_encoder(tokenize(tokenizer, prompts).to(device), return_dict=False)[0]
+    """Return prompt embeddings (B, L, d); L is what both the tokenizer and the text encoder allow.
+
+    Padding is attended to, unless the text encoder's configuration asks for an attention mask.
+    """
+    config: Any = text_encoder.config
+    length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    ids = tokenize(tokenizer, prompts, length).to(device)
+    extra = {}
+    if getattr(config, "use_attention_mask", False):
+        extra["attention_mask"] = (ids != tokenizer.pad_token_id).long()
+    embeds: Tensor = text_encoder(ids, return_dict=False, **extra)[0]
     return embeds

@@ -1,49 +1,89 @@
-"""Any folder of frontal chest X-rays.
+"""Any folder of chest X-rays: PNG, JPEG, TIFF or DICOM files, the last also without a suffix.
 
-Every picture below the folder is taken. A ``metadata.csv`` may add, per ``image`` (path relative to the folder), the
-columns patient_id, split, labels (joined by "|"), view, sex, age; what is missing stays unknown. Without a split,
-patients are divided 9 : 1 by a hash of their identifier.
+A ``metadata.csv`` may add, per ``image`` (path relative to the folder), the columns patient_id, split, labels (joined
+by "|", empty = no finding), uncertain (likewise), view, sex, age. What it leaves open comes from the DICOM header
+(Patient ID, View Position, Patient's Sex and Age), or stays unknown. Views that are known not to be PA or AP are left
+out. Without a split, patients are divided 9 : 1 by a hash of their identifier; a picture without a patient counts as
+one of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 
-from xreal.data.sources.record import Record, findings_from_labels, read_table, split_by_hash
+from xreal.data.sources.dicom_header import Header, holds_dicom, read_header
+from xreal.data.sources.record import (
+    Listing,
+    Record,
+    findings_from_labels,
+    frontal_view,
+    parse_age,
+    parse_sex,
+    read_table,
+    split_by_hash,
+)
 from xreal.errors import DataError
 
 __all__ = ["records"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+_PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+_DICOM = {".dcm", ".dicom"}
+_RADIOGRAPHS = {"", "CR", "DX", "RG"}  # DICOM modalities; "" where the header does not say, and for pictures
 
 
-def records(raw: Path) -> list[Record]:
-    """List the pictures.
+def records(raw: Path) -> Listing:
+    """List the X-rays.
 
     Raises:
         DataError: the folder holds none.
     """
-    paths = sorted(path for path in raw.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = [path for path in sorted(raw.rglob("*")) if _is_picture(path)]
     if not paths:
-        raise DataError(f"{raw} holds no picture ({', '.join(sorted(_SUFFIXES))})")
+        raise DataError(f"{raw} holds no picture ({', '.join(sorted(_PICTURES))}) and no DICOM file")
     table = raw / "metadata.csv"
     rows = {row["image"]: row for row in read_table(table, ("image",))} if table.exists() else {}
-    listed = []
+    listed, left_out = [], Counter[str]()
     for path in paths:
         name = path.relative_to(raw).as_posix()
-        row = rows.get(name, {})
-        patient_id = row.get("patient_id") or name
+        row = rows.pop(name, {})
+        known = path.suffix.lower() in _PICTURES | _DICOM
+        header = Header() if path.suffix.lower() in _PICTURES else read_header(path)
+        view = frontal_view(row.get("view") or header.view_position)
+        if header.modality not in _RADIOGRAPHS or view is None:
+            left_out["not frontal" if view is None else f"modality {header.modality}"] += 1
+            continue
+        patient_id = row.get("patient_id") or _pseudonym(header.patient_id) or name
+        findings = findings_from_labels(row["labels"]) if "labels" in row else ()
+        uncertain = findings_from_labels(row["uncertain"]) if row.get("uncertain") else ()
         listed.append(
             Record(
                 image_path=path,
-                image_id=name.rsplit(".", 1)[0].replace("/", "-"),
+                image_id=(name.removesuffix(path.suffix) if known else name).replace("/", "-"),
                 patient_id=patient_id,
                 split=row.get("split") or split_by_hash(patient_id),
                 source="folder",
-                findings=findings_from_labels(row["labels"]) if "labels" in row else (),
-                view_position=row.get("view", ""),
-                sex=row.get("sex", ""),
-                age=int(row["age"]) if row.get("age", "").isdigit() else None,
+                findings=findings,
+                uncertain=tuple(finding for finding in uncertain if finding not in findings),
+                view_position=view,
+                sex=parse_sex(row.get("sex") or header.sex),
+                age=header.age if not row.get("age") else parse_age(row["age"]),
             )
         )
-    return listed
+    if rows:
+        left_out["file not there"] = len(rows)
+    return Listing(listed, left_out)
+
+
+def _pseudonym(patient_id: str) -> str:
+    """Stand in for a hospital's Patient ID, which has no place in a data set; the same for the same patient."""
+    return hashlib.sha256(patient_id.encode()).hexdigest()[:16] if patient_id else ""
+
+
+def _is_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in _PICTURES | _DICOM:
+        return path.is_file()
+    unnamed = suffix == "" or suffix[1:].isdigit()  # a UID ends in a dot and a number
+    return unnamed and path.is_file() and holds_dicom(path)

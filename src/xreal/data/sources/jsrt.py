@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xreal.data.sources.record import Record, read_table
+from xreal.data.sources.record import Listing, Record, read_table
 from xreal.vocabulary import Organ
 
 __all__ = ["records"]
@@ -16,9 +16,9 @@ __all__ = ["records"]
 _LEVELS = ((150, Organ.RIGHT_LUNG.value), (200, Organ.LEFT_LUNG.value), (250, Organ.HEART.value))
 
 
-def records(raw: Path) -> list[Record]:
+def records(raw: Path) -> Listing:
     """List the radiographs. Findings stay empty: nodules are too small for the prompts at this resolution."""
-    return [
+    listed = [
         Record(
             image_path=raw / "images" / row["image"],
             image_id=f"jsrt-{Path(row['image']).stem}",
@@ -33,3 +33,4 @@ def records(raw: Path) -> list[Record]:
         )
         for row in read_table(raw / "metadata.csv", ("image", "split", "age", "sex"))
     ]
+    return Listing(listed)

@@ -1,0 +1,38 @@
+"""Files written whole or not at all: a temporary file beside the target, then a rename.
+
+Everything that xreal writes goes through :func:`write_bytes`, so a killed run leaves the old file or the new one, never
+half of one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from xreal.errors import OutputError
+
+__all__ = ["temporary_path", "write_bytes"]
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written; a file that was there before is unchanged.
+    """
+    temporary = temporary_path(Path(path))
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}). Check that its folder takes files.") from error
+
+
+def temporary_path(path: Path) -> Path:
+    """Name a hidden file beside the path that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
