@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +13,35 @@ from xreal.control.solvers import SOLVERS
 from xreal.errors import InputError, MaskError
 from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
 
-__all__ = ["Mode", "check_settings", "default_blend", "lesions_per_image"]
+__all__ = ["Mode", "Quality", "Settings", "check_settings", "default_blend", "lesions_per_image"]
 
 Mode = Literal["regional", "two-pass"]
+Quality = Literal["draft", "default", "reference"]
 
-# Solver, steps and DDIM's η of each mode where the caller does not say: two-pass is the authors' procedure.
-_DEFAULTS: dict[str, tuple[str, int, float]] = {"regional": ("dpm++", 30, 0.0), "two-pass": ("ddim", 100, 1.0)}
+
+@dataclass(frozen=True)
+class Settings:
+    """How a trajectory is solved.
+
+    Attributes:
+        mode: "regional" or "two-pass".
+        solver: key of ``SOLVERS``.
+        steps: of the solver, for each pass.
+        eta: DDIM's η.
+    """
+
+    mode: Mode
+    solver: str
+    steps: int
+    eta: float
+
+
+# Points of the curve in docs/speed.md; "reference" is the authors' procedure.
+_QUALITIES = {
+    "draft": Settings("regional", "dpm++", 8, 0.0),
+    "default": Settings("regional", "dpm++", 15, 0.0),
+    "reference": Settings("two-pass", "ddim", 100, 1.0),
+}
 
 
 def default_blend(mode: str) -> AnatomyBlend:
@@ -32,27 +55,33 @@ def default_blend(mode: str) -> AnatomyBlend:
 
 def check_settings(
     seeds: Sequence[int],
-    mode: str = "regional",
+    quality: str = "default",
+    mode: str | None = None,
     solver: str | None = None,
     steps: int | None = None,
     guidance: float = 7.0,
     eta: float | None = None,
     lesion_start: float = 0.2,
-) -> tuple[str, int, float]:
+) -> Settings:
     """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
 
     Returns:
-        Solver, steps and eta, those of the mode where none was given.
+        Those of the quality, changed where the caller says otherwise.
 
     Raises:
         InputError: a setting is unknown or out of range.
     """
-    if mode not in _DEFAULTS:
-        raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(_DEFAULTS)}")
-    default_solver, default_steps, default_eta = _DEFAULTS[mode]
-    solver = default_solver if solver is None else solver
-    steps = default_steps if steps is None else steps
-    eta = (default_eta if solver == "ddim" else 0.0) if eta is None else eta
+    if quality not in _QUALITIES:
+        raise InputError(f"unknown quality {quality!r}; expected one of {', '.join(_QUALITIES)}")
+    chosen = _QUALITIES[quality]
+    if mode is not None and mode != chosen.mode:
+        of_mode = {point.mode: point for point in (_QUALITIES["default"], _QUALITIES["reference"])}
+        if mode not in of_mode:
+            raise InputError(f"unknown mode {mode!r}; expected one of {', '.join(of_mode)}")
+        chosen = of_mode[mode]
+    solver = chosen.solver if solver is None else solver
+    steps = chosen.steps if steps is None else steps
+    eta = (chosen.eta if solver == "ddim" else 0.0) if eta is None else eta
     if solver not in SOLVERS:
         raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
     if steps < 1:
@@ -67,7 +96,7 @@ def check_settings(
         raise InputError(f"lesion_start is {lesion_start}; expected 0 to 1")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
         raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
-    return solver, steps, eta
+    return Settings(chosen.mode, solver, steps, eta)
 
 
 def lesions_per_image(

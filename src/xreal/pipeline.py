@@ -29,7 +29,7 @@ from xreal.control.blending import Keep, StepNoise
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, ModelError
-from xreal.inputs import Mode, check_settings, default_blend, lesions_per_image
+from xreal.inputs import Mode, Quality, check_settings, default_blend, lesions_per_image
 from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
@@ -136,7 +136,8 @@ class XRealPipeline(DiffusionPipeline):
         seeds: Sequence[int] = (0,),
         *,
         prompt: str = "",
-        mode: Mode = "regional",
+        quality: Quality = "default",
+        mode: Mode | None = None,
         solver: str | None = None,
         steps: int | None = None,
         guidance: float = 7.0,
@@ -153,10 +154,12 @@ class XRealPipeline(DiffusionPipeline):
             lesions: of all images, or one sequence per image; masks of the organ mask's size.
             seeds: one per image, ≥ 0. Image i depends on its own seed alone, not on the batch.
             prompt: of the X-ray without its lesions; "" as in the paper.
+            quality: "draft", "default" or "reference": mode, solver, steps and η together, each of which can be
+                given instead. "reference" is the authors' procedure.
             mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
-            steps: of the solver, for each pass; default 30, for two-pass 100.
+            steps: of the solver, for each pass; default 15, draft 8, for two-pass 100.
             guidance: w; each lesion's own strength multiplies it.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.9 of
@@ -170,20 +173,21 @@ class XRealPipeline(DiffusionPipeline):
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
-        solver_name, steps, eta = check_settings(seeds, mode, solver, steps, guidance, eta, lesion_start)
+        use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start)
+        two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
-        blend = anatomy or default_blend(mode)
+        blend = anatomy or default_blend(use.mode)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
-        engine = build_solver(solver_name, self.scheduler, steps)
+        engine = build_solver(use.solver, self.scheduler, steps)
         device = self.unet.device
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
         base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
-        findings = self._encode_lesions(per_image, guidance, binary=mode == "two-pass")
+        findings = self._encode_lesions(per_image, guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
-        renew = solver_name == "ddim" and eta > 0
+        renew = eta > 0
         latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
@@ -195,17 +199,17 @@ class XRealPipeline(DiffusionPipeline):
             keep = Keep(reference, keep_mask, keep_steps)
 
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
-        together = findings if mode == "regional" else None
+        together = None if two_pass else findings
         healthy_latents, latents = self._draw(engine, noise, keep, base, together, round(lesion_start * steps), eta)
         healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
-        elif mode == "regional":
+        elif not two_pass:
             images = decode_pixels(self.vae, latents)
         else:
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(self.vae, healthy, noise.reference_generators)
-            engine = build_solver(solver_name, self.scheduler, steps)
+            engine = build_solver(use.solver, self.scheduler, steps)
             images = decode_pixels(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
@@ -223,8 +227,8 @@ class XRealPipeline(DiffusionPipeline):
             lesion_masks=masks,
             seeds=seeds,
             settings={
-                "mode": mode,
-                "solver": solver_name,
+                "mode": use.mode,
+                "solver": use.solver,
                 "steps": steps,
                 "guidance": guidance,
                 "eta": eta,

@@ -7,44 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from xreal.config import PRESETS
-from xreal.data.contract import Sample
 from xreal.data.phantom import phantom
-from xreal.data.prepared import write_shard
 from xreal.evaluation.cases import Cases, read_cases, write_case
-from xreal.evaluation.evaluate import AXES
-from xreal.masks.segmenter import build_judge_segmenter
-from xreal.models.encoder import build_encoder
+from xreal.evaluation.options import AXES
 from xreal.vocabulary import Finding
 
-TINY = PRESETS["tiny"]
-SIZE = TINY.image_size
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hold 200 validation phantoms, which is what distances need, and 12 training phantoms."""
-    folder = tmp_path_factory.mktemp("data")
-    samples = []
-    for seed in range(212):
-        findings = ((Finding.NO_FINDING,), (Finding.PNEUMONIA,))[seed % 2]
-        chest = phantom(1000 + seed, SIZE, () if seed % 2 == 0 else findings)
-        image = np.rint(chest.image * 255).astype(np.uint8)
-        samples.append(Sample(image, chest.organ_mask, f"p{seed}", findings=findings))
-    write_shard(folder / "val-00000.parquet", samples[:200])
-    write_shard(folder / "train-00000.parquet", samples[200:])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judges")
-    torch.manual_seed(0)
-    build_encoder(TINY.encoder, (Finding.NO_FINDING, Finding.PNEUMONIA)).save_pretrained(folder / "encoder")
-    build_judge_segmenter(TINY.judge_segmenter).save_pretrained(folder / "judge_segmenter")
-    return folder
+SIZE = PRESETS["tiny"].image_size
 
 
 @pytest.fixture(scope="module")

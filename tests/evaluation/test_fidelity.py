@@ -13,10 +13,11 @@ from xreal.evaluation.fidelity import (
     fidelity_scores,
     floor,
     frechet_distance,
-    half_sample_intervals,
     kid,
     precision_recall_density_coverage,
+    whole_kid,
 )
+from xreal.evaluation.intervals import half_sample_intervals
 
 SCALES = np.linspace(2, 0.2, 16)
 
@@ -74,6 +75,16 @@ def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel() -> None:
     mean, spread = kid(real, generated, subset_size=200, subsets=200)
     assert mean == pytest.approx(expected, abs=3 * spread / np.sqrt(200))  # biased, it would lie far off
     assert kid(real, generated)[1] < kid(real, generated, subset_size=50)[1] / 1.5
+
+
+def test_kid_of_small_sets_of_unequal_size_is_unbiased_and_has_an_interval() -> None:
+    values = [whole_kid(cloud(2 * i, 25), cloud(2 * i + 1, 60)) for i in range(30)]
+    numbers = np.array([one["kid"] for one in values])
+    assert abs(numbers.mean()) < 3 * numbers.std() / np.sqrt(30)
+    assert np.mean([one["kid low"] <= 0 <= one["kid high"] for one in values]) >= 0.9
+    assert whole_kid(cloud(0, 25), cloud(1, 60, shift=1.0))["kid low"] > numbers.max()
+    far = cloud(0, 100), cloud(1, 100, shift=0.6)
+    assert whole_kid(*far)["kid"] == pytest.approx(kid(*far)[0], rel=0.05)
 
 
 @pytest.mark.parametrize("size", [10, 49, 200, 1001])
@@ -183,7 +194,13 @@ def test_floor_splits_into_disjoint_halves() -> None:
 
 @pytest.mark.parametrize(
     ("measure", "enough"),
-    [(frechet_distance, 10), (kid, 100), (precision_recall_density_coverage, 12), (fidelity_scores, 100)],
+    [
+        (frechet_distance, 10),
+        (kid, 100),
+        (precision_recall_density_coverage, 12),
+        (fidelity_scores, 100),
+        (whole_kid, 20),
+    ],
 )
 def test_too_few_images_name_the_minimum(measure: Callable[..., object], enough: int) -> None:
     measure(cloud(0, enough), cloud(1, enough))

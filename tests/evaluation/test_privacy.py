@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from skimage.transform import resize
+from skimage.transform import AffineTransform, resize, warp
 
 from xreal.data.augment import random_affine
 from xreal.data.phantom import phantom
@@ -42,11 +42,22 @@ def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return resize(image[top : top + SIZE - cut, left : left + SIZE - cut], image.shape)
 
 
+def moved(image: np.ndarray, degrees: float, width: float, height: float) -> np.ndarray:
+    """Turn about the centre and stretch."""
+    centre = (SIZE - 1) / 2
+    pose = AffineTransform(translation=(-centre, -centre))
+    pose += AffineTransform(rotation=np.deg2rad(degrees), scale=(width, height))
+    return warp(image, (pose + AffineTransform(translation=(centre, centre))).inverse, mode="edge")
+
+
 CHANGES = {
     "exact": lambda image, rng: image,
     "brighter": lambda image, rng: np.clip(image * rng.uniform(0.7, 1.3) + rng.uniform(-0.1, 0.1), 0, 1),
     "cropped": crop,
     "blurred": lambda image, rng: ndimage.gaussian_filter(image, 0.01 * SIZE),
+    "turned": lambda image, rng: moved(image, rng.uniform(-3, 3), 1, 1),
+    "stretched": lambda image, rng: moved(image, 0, *rng.permutation([1.05, 0.95])),
+    "turned and stretched": lambda image, rng: moved(image, 3 * rng.choice([-1, 1]), *rng.uniform(0.95, 1.05, 2)),
 }
 
 

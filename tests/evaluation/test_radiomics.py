@@ -17,20 +17,9 @@ from xreal.evaluation.radiomics import (
 )
 
 
-def textures(count: int, seed: int) -> np.ndarray:
-    """Random fields with the falling spectrum of X-rays, of varying contrast and brightness, with a little noise."""
-    rng = np.random.default_rng(seed)
-    radius = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64))
-    slope = np.maximum(radius, 1 / 64) ** -rng.normal(1.5, 0.1, (count, 1, 1))
-    fields = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(count, 64, 64))) * slope)
-    fields /= fields.std(axis=(1, 2), keepdims=True)
-    fields = rng.normal(0.5, 0.03, (count, 1, 1)) + rng.normal(0.15, 0.01, (count, 1, 1)) * fields
-    return np.clip(fields + rng.normal(0, 0.01, fields.shape), 0, 1).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
-def chests() -> np.ndarray:
-    return textures(80, seed=0)
+def chests(textures: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    return textures(80, 0)
 
 
 def measured(image: np.ndarray) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Spectra: waves and noise show at their frequency with their power; blur, noise and grids are noticed as such."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -10,20 +12,9 @@ from xreal.evaluation.spectrum import BANDS, grid_excess, radial_power, spectrum
 ROUNDING = 1 / (12 * 255**2)
 
 
-def textures(count: int, seed: int) -> np.ndarray:
-    """Random fields with the falling spectrum of X-rays, of varying contrast and brightness, with a little noise."""
-    rng = np.random.default_rng(seed)
-    radius = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64))
-    slope = np.maximum(radius, 1 / 64) ** -rng.normal(1.5, 0.1, (count, 1, 1))
-    fields = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(count, 64, 64))) * slope)
-    fields /= fields.std(axis=(1, 2), keepdims=True)
-    fields = rng.normal(0.5, 0.03, (count, 1, 1)) + rng.normal(0.15, 0.01, (count, 1, 1)) * fields
-    return np.clip(fields + rng.normal(0, 0.01, fields.shape), 0, 1).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
-def chests() -> tuple[np.ndarray, np.ndarray]:
-    return textures(100, seed=0), textures(100, seed=1)
+def chests(textures: Callable[[int, int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return textures(100, 0), textures(100, 1)
 
 
 @pytest.mark.parametrize("size", [64, 96])

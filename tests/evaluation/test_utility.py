@@ -1,5 +1,6 @@
 """What synthetic data is worth: informative images help, shuffled labels do not, and arms are comparable."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -10,8 +11,9 @@ from scipy import ndimage
 from xreal.data.phantom import phantom
 from xreal.errors import InputError
 from xreal.evaluation import utility, utility_tasks
+from xreal.evaluation.card import utility_axes
 from xreal.evaluation.cases import Cases
-from xreal.evaluation.utility import classifier_utility, segmenter_utility
+from xreal.evaluation.utility import classifier_utility, forecast_utility, segmenter_utility
 from xreal.vocabulary import Finding
 
 SIZE = 32
@@ -61,7 +63,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def fix(count: int) -> None:
         monkeypatch.setattr(utility, "_FEWEST_STEPS", count)
         monkeypatch.setattr(utility, "_MOST_STEPS", count)
-        monkeypatch.setattr(utility_tasks, "_BATCH", 8)
+        monkeypatch.setattr(utility_tasks, "BATCH", 8)
 
     return fix
 
@@ -103,7 +105,7 @@ def test_segmenter_learns_from_masks_that_fit(chests: Cases, steps: Callable[[in
 
 
 def test_a_limit_that_is_too_short_says_what_is_needed() -> None:
-    with pytest.raises(InputError, match=r"steps for each of 12 runs; expected at least 20\. Give about \d+ seconds"):
+    with pytest.raises(InputError, match=r"steps for each of 12 runs; expected at least 200\. Give about \d+ seconds"):
         classifier_utility(FINDING, toy(8, 1), toy(8, 2), toy(12, 3), seconds=0.1, image_size=SIZE)
 
 
@@ -113,6 +115,32 @@ def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     result = classifier_utility(FINDING, toy(8, 1), toy(8, 2), toy(12, 3), seconds=4, ratios=(), image_size=SIZE)
     assert 1 <= result.steps < 1000
     assert time.monotonic() - started < 8  # twice the limit: other programs may slow the steps down
+
+
+def test_the_forecast_says_what_the_time_is_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"0.05 minutes are enough for .* at least 200 steps .* --minutes (\d+)"):
+        forecast_utility(3, test_count=30, image_size=SIZE)
+    monkeypatch.setattr(utility, "_seconds_per_step", lambda task, pool: (0.1, None))
+    # 0.85 × 720 s, half of it for each task, 12 runs, 0.1 s each step; a test of 48 images takes as long as a step.
+    steps = re.findall(r"(\d+) steps for each of 12", forecast_utility(720, test_count=48, image_size=SIZE))
+    assert [int(count) for count in steps] == pytest.approx([254, 254], abs=1)
+    with pytest.raises(InputError, match="--minutes 12 or more"):
+        forecast_utility(120, test_count=48, image_size=SIZE)
+
+
+def test_a_task_that_images_do_not_suffice_for_is_noted_and_the_other_is_done(
+    chests: Cases, steps: Callable[[int], None]
+) -> None:
+    steps(2)
+    few = chests.take(range(8))
+    unlabelled = Cases(**(vars(few) | {"findings": ((),) * len(few)}))
+    axes, notes = utility_axes(few, unlabelled, few, 600)
+    assert list(axes) == ["utility: segmenter"]
+    assert axes["utility: segmenter"]["dice heart, real only"]["n"] == 3
+    assert notes == [
+        "utility of a Pneumonia classifier: synthetic has 0 images with Pneumonia and 0 without; "
+        "expected at least 2 of each. Give more, or another finding."
+    ]
 
 
 @pytest.mark.parametrize(

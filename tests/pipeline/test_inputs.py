@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xreal.errors import InputError, MaskError, ModelError, XRealError
-from xreal.inputs import check_settings
+from xreal.inputs import Settings, check_settings
 from xreal.masks.lesions import Lesion
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding
@@ -44,11 +44,12 @@ def test_settings_are_refused_with_and_without_a_model(
         tiny_pipeline(**given)
 
 
-def test_settings_give_the_defaults_of_their_mode() -> None:
-    assert check_settings([0]) == ("dpm++", 30, 0.0)
-    assert check_settings([0], "two-pass") == ("ddim", 100, 1.0)
-    assert check_settings([0], "two-pass", "unipc", 20) == ("unipc", 20, 0.0)
-    assert check_settings([0], "regional", "ddim") == ("ddim", 30, 0.0)
+def test_settings_are_those_of_the_quality_changed_where_the_caller_says() -> None:
+    assert check_settings([0]) == Settings("regional", "dpm++", 15, 0.0)
+    assert check_settings([0], "reference") == Settings("two-pass", "ddim", 100, 1.0)
+    assert check_settings([0], "draft", None, "unipc", 20) == Settings("regional", "unipc", 20, 0.0)
+    assert check_settings([0], "default", "two-pass", "unipc", 20) == Settings("two-pass", "unipc", 20, 0.0)
+    assert check_settings([0], mode="regional", solver="ddim") == Settings("regional", "ddim", 15, 0.0)
 
 
 def test_more_steps_than_the_model_has_are_refused(tiny_pipeline: XRealPipeline) -> None:

@@ -48,10 +48,22 @@ def test_output_keeps_the_contract(
 
 
 @pytest.mark.parametrize(
-    ("mode", "solver", "steps", "eta"), [("regional", "dpm++", 30, 0.0), ("two-pass", "ddim", 100, 1.0)]
+    ("asked", "mode", "solver", "steps", "eta"),
+    [
+        ({}, "regional", "dpm++", 15, 0.0),
+        ({"mode": "regional"}, "regional", "dpm++", 15, 0.0),
+        ({"quality": "draft"}, "regional", "dpm++", 8, 0.0),
+        ({"quality": "draft", "mode": "regional"}, "regional", "dpm++", 8, 0.0),
+        ({"quality": "reference"}, "two-pass", "ddim", 100, 1.0),
+        ({"mode": "two-pass"}, "two-pass", "ddim", 100, 1.0),
+        ({"quality": "reference", "mode": "regional"}, "regional", "dpm++", 15, 0.0),
+        ({"quality": "draft", "steps": 3, "solver": "ddim"}, "regional", "ddim", 3, 0.0),
+    ],
 )
-def test_defaults_are_recorded(tiny_pipeline: XRealPipeline, mode: str, solver: str, steps: int, eta: float) -> None:
-    output = tiny_pipeline(mode=mode)
+def test_qualities_and_modes_set_what_is_not_given(
+    tiny_pipeline: XRealPipeline, asked: dict[str, Any], mode: str, solver: str, steps: int, eta: float
+) -> None:
+    output = tiny_pipeline(**asked)
     assert output.settings == {
         "mode": mode,
         "solver": solver,

@@ -28,15 +28,20 @@ def evaluate(
             help="Axes: fidelity,anatomy,pathology,diversity,privacy,utility,readers; default the first five."
         ),
     ] = "fidelity,anatomy,pathology,diversity,privacy",
-    minutes: Annotated[float, typer.Option(help="Time limit of the axis utility.")] = 30,
+    minutes: Annotated[
+        float, typer.Option(help="Time limit of the axis utility; too short a one is refused at once.")
+    ] = 30,
     judges: Annotated[Path | None, typer.Option(help="Folder of judges; default those of the package.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first image.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images drawn side by side.")] = 8,
 ) -> None:
-    """Judge a model, or images from anywhere, against real X-rays."""
-    from xreal.evaluation.evaluate import Options
+    """Judge a model, or images from anywhere, against real X-rays.
+
+    Fidelity needs 200 real and 100 judged images, privacy 99 real ones; where there are fewer, the report says so.
+    """
     from xreal.evaluation.evaluate import evaluate as run
     from xreal.evaluation.judges import JUDGES
+    from xreal.evaluation.options import Options
     from xreal.evaluation.report import markdown_table
 
     options = Options(

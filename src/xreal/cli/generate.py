@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +28,13 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the first image; the next images take the next seeds.")] = 0,
     n: Annotated[int, typer.Option("-n", "--number", help="How many images.")] = 1,
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
-    mode: Annotated[str, typer.Option(help="regional, or two-pass (the authors' procedure).")] = "regional",
+    quality: Annotated[
+        str,
+        typer.Option(help="draft, default, or reference (the authors' procedure): mode, solver and steps."),
+    ] = "default",
+    mode: Annotated[str | None, typer.Option(help="regional or two-pass, instead of the quality's.")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps; default 30, for two-pass 100.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps; default 15, draft 8, two-pass 100.")] = None,
     guidance: Annotated[float, typer.Option(help="How strongly findings are drawn.")] = 7.0,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
@@ -72,8 +77,10 @@ def generate(
     from xreal.pipeline import XRealPipeline
     from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
-    check_settings([seed, seed + n - 1], mode, solver, steps, guidance, eta, lesion_start)
-    contour_until = default_blend(mode).contour_until if anatomy_contour_until is None else anatomy_contour_until
+    settings = check_settings([seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start)
+    contour_until = (
+        default_blend(settings.mode).contour_until if anatomy_contour_until is None else anatomy_contour_until
+    )
     anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until, contour_until)
     hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
@@ -93,12 +100,9 @@ def generate(
             min_dice,
             retries,
             retry_stride=n,
-            mode=mode,
-            solver=solver,
-            steps=steps,
+            **asdict(settings),
             guidance=guidance,
             lesion_start=lesion_start,
-            eta=eta,
             prompt=prompt,
             exact=exact,
             anatomy=anatomy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from xreal.errors import InputError
 from xreal.evaluation.anatomy import anatomy_control
 from xreal.evaluation.cases import Cases, joined
 from xreal.evaluation.control import mean_and_interval
+from xreal.evaluation.detection import detection_features, detection_scores
 from xreal.evaluation.diversity import diversity_scores
-from xreal.evaluation.fidelity import fidelity_scores
-from xreal.evaluation.judges import Extractor, Judges
+from xreal.evaluation.fidelity import FEWEST_FOR_WHOLE_KID, fidelity_scores, whole_kid
+from xreal.evaluation.judges import Extractor, Judges, read_images
 from xreal.evaluation.pathology import classifier_response, lesion_locality, localisation, response_per_finding
 from xreal.evaluation.privacy import NearestImages, copy_summary
 from xreal.evaluation.radiomics import radiomics_features, radiomics_scores
@@ -30,6 +32,7 @@ __all__ = [
     "Number",
     "anatomy_axis",
     "diversity_axis",
+    "finding_fidelity",
     "number",
     "pathology_axes",
     "privacy_axis",
@@ -81,12 +84,14 @@ class FidelityReference:
         self.images, self.extractors, self.seed = images, extractors, seed
         self.features = {name: extractor(images) for name, extractor in extractors.items()}
         self.radiomics = radiomics_features(images)[0]
+        self.telling = detection_features(images, self.features["cxr-encoder"], self.radiomics)
 
     def compare(self, images: np.ndarray) -> dict[str, Axis]:
-        """Measure how near images (N, H, W) are to as many of the reference.
+        """Measure how near images (N, H, W) are to as many of the reference, both in 8 bits as they are stored.
 
         Returns:
-            "fidelity: EXTRACTOR" for each, "radiomics", "spectrum".
+            "fidelity: EXTRACTOR" for each, "radiomics", "spectrum", and "real or generated", the accuracy of a
+            classifier that tells them apart.
 
         Raises:
             InputError: fewer than 100 images on one side.
@@ -97,15 +102,55 @@ class FidelityReference:
                 f"fidelity needs at least {FEWEST_FOR_FIDELITY} images on each side; there are {n}. "
                 "Raise --n, or leave it out"
             )
-        part = images[:n]
+        part = np.rint(np.clip(images[:n], 0, 1) * 255).astype(np.float32) / 255
+        features = {name: extractor(part) for name, extractor in self.extractors.items()}
         axes = {
-            f"fidelity: {name}": _from_flat(fidelity_scores(self.features[name][:n], extractor(part), self.seed), n)
-            for name, extractor in self.extractors.items()
+            f"fidelity: {name}": _from_flat(fidelity_scores(self.features[name][:n], own, self.seed), n)
+            for name, own in features.items()
         }
-        features = radiomics_features(part)[0]
-        axes["radiomics"] = _from_flat(radiomics_scores(self.radiomics[:n], features, self.seed), n)
+        radiomics = radiomics_features(part)[0]
+        axes["radiomics"] = _from_flat(radiomics_scores(self.radiomics[:n], radiomics, self.seed), n)
         axes["spectrum"] = _from_flat(spectrum_distance(self.images[:n], part, self.seed), n)
+        telling = detection_features(part, features["cxr-encoder"], radiomics)
+        axes["real or generated"] = _from_flat(detection_scores(self.telling[:n], telling, self.seed), 2 * n)
         return axes
+
+
+def finding_fidelity(judges: Judges, real: Cases, judged: Cases, seed: int = 0) -> tuple[dict[str, Axis], list[str]]:
+    """Measure for each finding how near the images asked to have it are to the real ones that have it.
+
+    Args:
+        judges: their encoder gives the features.
+        real: with labels.
+        judged: with requested findings, of the same size.
+        seed: of the intervals.
+
+    Returns:
+        Name of each requested finding -> "kid", and "kid of other real images" against those that have it: a finding
+        that was drawn well lies below the second. Fewer than 20 images on a side give no number but a note each.
+    """
+    asked = sorted({finding for names in judged.findings for finding in names})
+    if not asked:
+        return {}, []
+    ours, theirs = (read_images(judges.encoder, cases.images).features.double().numpy() for cases in (judged, real))
+    labelled = np.array([bool(names) for names in real.findings])
+    axes: dict[str, Axis] = {}
+    notes = []
+    for finding in asked:
+        drawn, owners = (np.array([finding in names for names in cases.findings]) for cases in (judged, real))
+        n = min(int(drawn.sum()), int(owners.sum()))
+        if n < FEWEST_FOR_WHOLE_KID:
+            notes.append(
+                f"{finding.value}: {drawn.sum()} judged and {owners.sum()} real images have it; "
+                f"at least {FEWEST_FOR_WHOLE_KID} of each are needed"
+            )
+            continue
+        axes[finding.value] = _from_flat(whole_kid(theirs[owners], ours[drawn], seed), n)
+        others = labelled & ~owners
+        if (rest := min(int(others.sum()), int(owners.sum()))) >= FEWEST_FOR_WHOLE_KID:
+            apart = _from_flat(whole_kid(theirs[owners], theirs[others], seed), rest)
+            axes[finding.value]["kid of other real images"] = apart["kid"]
+    return axes, notes
 
 
 def anatomy_axis(judges: Judges, cases: Cases, images: np.ndarray | None = None) -> Axis:
@@ -178,7 +223,7 @@ def diversity_axis(images: np.ndarray, groups: Sequence[int], real_images: np.nd
     return _means({name: values for name, values in scores.items() if name != "ms-ssim within groups"})
 
 
-def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: float) -> dict[str, Axis]:
+def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: float) -> tuple[dict[str, Axis], list[str]]:
     """Train small networks on few real images, with and without the drawn ones, and test them on real images.
 
     Args:
@@ -189,17 +234,24 @@ def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: floa
 
     Returns:
         "utility: segmenter" and "utility: Pneumonia classifier": "METRIC, ARM" over the seeds (n = seeds), and
-        "gain METRIC, ARM" against "real only".
+        "gain METRIC, ARM" against "real only"; and a note for each that these images do not suffice for.
     """
-    healthy = replace(
-        synthetic, images=synthetic.healthy, findings=tuple((Finding.NO_FINDING,) for _ in range(len(synthetic)))
-    )
     twins = np.flatnonzero(np.isfinite(synthetic.healthy).all((1, 2)))
-    both = joined(synthetic, healthy.take(twins))
-    segmenter = segmenter_utility(real_train, both, test, seconds / 2, few_shot=FEW_REAL)
-    few = min(len(both), sum(bool(names) for names in real_train.findings))
-    classifier = classifier_utility(Finding.PNEUMONIA, real_train, both, test, seconds / 2, few_shot=few)
-    return {"utility: segmenter": _arms(segmenter), "utility: Pneumonia classifier": _arms(classifier)}
+    healthy = synthetic.take(twins)
+    healthy = replace(healthy, images=healthy.healthy, findings=((Finding.NO_FINDING,),) * len(twins))
+    both = joined(synthetic, healthy)
+    masked = int(both.organ_masks.any((1, 2)).sum())
+    labelled = [sum(bool(names) for names in cases.findings) for cases in (both, real_train)]
+    axes, notes = {}, []
+    for name, task in (
+        ("segmenter", partial(segmenter_utility, few_shot=min(FEW_REAL, masked))),
+        ("Pneumonia classifier", partial(classifier_utility, Finding.PNEUMONIA, few_shot=min(labelled))),
+    ):
+        try:
+            axes[f"utility: {name}"] = _arms(task(real_train, both, test, seconds / 2))
+        except InputError as error:  # the other task may still be possible, and the rest of the card is done
+            notes.append(f"utility of a {name}: {error}")
+    return axes, notes
 
 
 def _arms(utility: Utility) -> Axis:

@@ -47,12 +47,11 @@ class Cases:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Cases:
         """Return the cases of those indices, in that order."""
+        rows = np.asarray(indices, np.intp)
         picked: dict[str, Any] = {}
         for field in fields(self):
             values = getattr(self, field.name)
-            picked[field.name] = (
-                values[np.asarray(indices)] if isinstance(values, np.ndarray) else tuple(values[i] for i in indices)
-            )
+            picked[field.name] = values[rows] if isinstance(values, np.ndarray) else tuple(values[i] for i in rows)
         return Cases(**picked)
 
     @classmethod

@@ -3,89 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xreal.data.prepared import PreparedDataset
-from xreal.errors import InputError
 from xreal.evaluation.card import (
     FEWEST_FOR_FIDELITY,
     Axis,
     FidelityReference,
     anatomy_axis,
     diversity_axis,
+    finding_fidelity,
     pathology_axes,
     privacy_axis,
     utility_axes,
 )
 from xreal.evaluation.cases import Cases, joined, read_cases
-from xreal.evaluation.judges import JUDGES, Judges, extractors, load_judges
+from xreal.evaluation.judges import Judges, extractors, load_judges
+from xreal.evaluation.options import Options, check_options
 from xreal.evaluation.plots import plot_similarities, plot_spectra
-from xreal.evaluation.privacy import nearest_training_images
+from xreal.evaluation.privacy import FEWEST_HELD_OUT, nearest_training_images
 from xreal.evaluation.readers import write_reader_pack
 from xreal.evaluation.report import Picture, examples, pairs, write_report
-from xreal.evaluation.rows import Track, ask, draw_row, like_real, reconstruct, shuffle_masks
+from xreal.evaluation.rows import REAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
+from xreal.evaluation.utility import forecast_utility
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 
-__all__ = ["AXES", "Options", "evaluate"]
+__all__ = ["evaluate"]
 
-AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "utility", "readers")
-
-REAL, RECONSTRUCTED, REGIONAL = "real vs real", "reconstructed", "regional"
-TWO_PASS, TEXT_ONLY, SHUFFLED = "two-pass", "without anatomy controller", "shuffled masks"
 _DIVERSITY = (8, 4)  # organ masks, images of each
 _READ = 30  # real and generated images each in the readers' pack
 _MOST_REAL = 600  # real images that are judged; more only take longer
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to judge, against what.
-
-    Attributes:
-        real: prepared folders; the images of ``split`` are the reference.
-        out: folder of the report; a report that was interrupted goes on in it.
-        model: bundled model or model folder that draws; or None,
-        generated: folder of pictures from anywhere.
-        train: prepared folders whose ``train`` split the generator was trained on; default ``real``.
-        judges: folder of the judges.
-        n: images that the model draws, per row.
-        two_pass_n: images of the row "two-pass", each of which takes several times as long.
-        seed: of the first image.
-        only: axes, some of ``AXES``.
-        minutes: time limit of the axis "utility".
-        split: of the real images.
-        batch_size: images drawn side by side.
-    """
-
-    real: tuple[Path, ...]
-    out: Path
-    model: str | None = None
-    generated: Path | None = None
-    train: tuple[Path, ...] = ()
-    judges: Path = JUDGES
-    n: int = 200
-    two_pass_n: int = 20
-    seed: int = 0
-    only: tuple[str, ...] = AXES[:5]
-    minutes: float = 30.0
-    split: str = "val"
-    batch_size: int = 8
-
-
-@dataclass
-class _Row:
-    """One row: its cases, and its images mixed as the real set is (with finding or without)."""
-
-    cases: Cases
-    mixed: np.ndarray
-    drawn: bool = True
 
 
 @dataclass
@@ -114,41 +66,47 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     Raises:
         InputError: contradicting options, too few images; DataError, ModelError: folders that cannot be used.
     """
-    _check(options)
+    check_options(options)
     judges = load_judges(options.judges)
     pipeline = None if options.model is None else XRealPipeline.from_pretrained(options.model)
     real = _real(options)
+    if "utility" in options.only:
+        say(forecast_utility(60 * options.minutes, len(real)))
     half = len(real) // 2
     reference, others = real.take(range(half)), real.take(range(half, 2 * half))
     options.out.mkdir(parents=True, exist_ok=True)
 
-    rows = {REAL: _Row(others, others.images, drawn=False)}
+    rows = {REAL: Row(others, others.images, drawn=False)}
     if pipeline is not None:
         pipeline.set_progress_bar_config(disable=True)
-        rows |= _model_rows(options, pipeline, others, reference, track, say)
+        rows |= model_rows(options, pipeline, others, reference, track, say)
     else:
         assert options.generated is not None
         given = read_cases(options.generated, real.images.shape[-1])
-        rows[options.generated.name] = _Row(given, given.images)
+        rows[options.generated.resolve().name] = Row(given, given.images)
     main = next(name for name, row in rows.items() if row.drawn)
 
     card = _Card({name: {} for name in rows})
+    if same := len(_hashes(rows[main].mixed) & _hashes(real.images)):
+        card.notes.append(f"{same} of the images judged are real images of the reference, pixel for pixel")
     if "fidelity" in options.only:
         _fidelity(judges, pipeline, options, reference, rows, card, track)
+        _finding_fidelity(judges, options, reference, others, rows, card)
     if "anatomy" in options.only:
         _anatomy(judges, rows, main, card)
     if "pathology" in options.only:
         for name, row in rows.items():
             axis, findings = pathology_axes(judges, row.cases)
             if axis:
-                card.rows[name]["pathology"], card.findings[name] = axis, findings
+                card.rows[name]["pathology"] = axis
+                for finding, numbers in findings.items():
+                    card.findings.setdefault(name, {}).setdefault(finding, {}).update(numbers)
     if "diversity" in options.only and pipeline is not None:
         card.rows[main]["diversity"] = _diversity(options, pipeline, others, track)
     if "privacy" in options.only:
         _privacy(options, real, rows, main, card, say)
     if "utility" in options.only:
-        known = Cases.from_samples(PreparedDataset(options.train or options.real, "train"))
-        card.rows[main] |= utility_axes(known, rows[main].cases, real, 60 * options.minutes)
+        _utility(options, real, rows[main], main, card)
     if "readers" in options.only and not (options.out / "readers-key.json").exists():
         count = min(len(others), len(rows[main].cases), _READ)
         shown = rows[main].cases.take(range(count))
@@ -168,15 +126,6 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     return report
 
 
-def _check(options: Options) -> None:
-    if (options.model is None) == (options.generated is None):
-        raise InputError("give either a model that draws or a folder of generated images, and not both")
-    if unknown := [axis for axis in options.only if axis not in AXES]:
-        raise InputError(f"unknown axis {unknown[0]!r}; expected some of {', '.join(AXES)}")
-    if options.n < 1 or options.two_pass_n < 0 or options.batch_size < 1 or options.seed < 0:
-        raise InputError("expected --n and --batch-size ≥ 1, --two-pass-n and --seed ≥ 0")
-
-
 def _real(options: Options) -> Cases:
     """Read the real images in an order that mixes the folders."""
     data = PreparedDataset(options.real, options.split)
@@ -184,68 +133,29 @@ def _real(options: Options) -> Cases:
     return Cases.from_samples(data[int(i)] for i in order)
 
 
-def _model_rows(
-    options: Options, pipeline: XRealPipeline, others: Cases, reference: Cases, track: Track, say: Callable[[str], None]
-) -> dict[str, _Row]:
-    """Ask the model for what ``others`` shows, then for the reference's masks; draw every row."""
-    requests, owners = ask(joined(others, reference), options.n, options.seed)
-    few = range(min(options.two_pass_n, options.n))
-    plans: dict[str, tuple[Cases, bool, dict[str, Any]]] = {
-        REGIONAL: (requests, True, {"mode": "regional"}),
-        TWO_PASS: (requests.take(few), True, {"mode": "two-pass"}),
-        TEXT_ONLY: (requests, False, {"mode": "regional"}),
-    }
-    say(_forecast(pipeline, requests, plans))
-    about = {"weights": weights_hash(resolve_folder(str(options.model)))}
-    rows = {RECONSTRUCTED: _Row(others, reconstruct(pipeline.vae, others.images), drawn=False)}
-    for name, (wanted, use_masks, settings) in plans.items():
-        if len(wanted) == 0:
-            continue
-        folder = options.out / "images" / name.replace(" ", "-")
-        cases = draw_row(
-            pipeline, wanted, folder, about, options.seed, track, use_masks, options.batch_size, **settings
-        )
-        rows[name] = _Row(cases, like_real(cases, owners.take(range(len(cases)))))
-    return rows
-
-
-def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, tuple[Cases, bool, dict[str, Any]]]) -> str:
-    """Time a few steps and say what the drawing will take."""
-    mask = requests.organ_masks[0] if len(requests) else None
-
-    def seconds(steps: int) -> float:
-        began = time.perf_counter()
-        pipeline(mask, [], [0], steps=steps)
-        return time.perf_counter() - began
-
-    seconds(2)
-    few, many = seconds(2), seconds(6)
-    step, fixed = max(0.0, (many - few) / 4), few
-    evaluations = {REGIONAL: 30 * 3, TWO_PASS: 100 * 3, TEXT_ONLY: 30 * 3}  # network calls: X-ray, prompt and twin
-    total = sum(len(wanted) * (evaluations[name] * step + fixed) for name, (wanted, _, _) in plans.items())
-    counts = ", ".join(f"{len(wanted)} {name}" for name, (wanted, _, _) in plans.items() if len(wanted))
-    return f"drawing {counts}: at most about {max(1, round(total / 60))} minutes; finished images are kept"
-
-
 def _fidelity(
     judges: Judges,
     pipeline: XRealPipeline | None,
     options: Options,
     reference: Cases,
-    rows: dict[str, _Row],
+    rows: dict[str, Row],
     card: _Card,
     track: Track,
 ) -> None:
+    if len(reference) < FEWEST_FOR_FIDELITY:
+        card.notes.append(
+            f"fidelity: half of the real images, {len(reference)}, are too few to compare with; "
+            f"at least {2 * FEWEST_FOR_FIDELITY} real images are needed"
+        )
+        return
     autoencoder, weights = (
         (None, "") if pipeline is None else (pipeline.vae, weights_hash(resolve_folder(str(options.model))))
     )
     against = FidelityReference(reference.images, extractors(judges, autoencoder, weights), options.seed)
     enough = [name for name, row in rows.items() if len(row.mixed) >= FEWEST_FOR_FIDELITY]
-    for name in rows.keys() - set(enough):
-        few = (
-            f"fidelity of {name}: {len(rows[name].mixed)} images are too few, at least {FEWEST_FOR_FIDELITY} are needed"
-        )
-        card.notes.append(few)
+    for name in (name for name in rows if name not in enough):
+        count = len(rows[name].mixed)
+        card.notes.append(f"fidelity of {name}: {count} images are too few, at least {FEWEST_FOR_FIDELITY} are needed")
     common = min([len(reference), *(len(rows[name].mixed) for name in enough)])  # distances depend on n
     for i in track(range(len(enough)), "fidelity"):
         card.rows[enough[i]] |= against.compare(rows[enough[i]].mixed[:common])
@@ -254,7 +164,21 @@ def _fidelity(
     )
 
 
-def _anatomy(judges: Judges, rows: dict[str, _Row], main: str, card: _Card) -> None:
+def _finding_fidelity(
+    judges: Judges, options: Options, reference: Cases, others: Cases, rows: dict[str, Row], card: _Card
+) -> None:
+    """Compare what was asked to have a finding with all real images that have it; real images with the other half."""
+    for name, row in rows.items():
+        if row.drawn:
+            axes, notes = finding_fidelity(judges, joined(reference, others), row.cases, options.seed)
+            card.notes += [f"fidelity of {name}, {note}" for note in notes]
+        else:
+            axes, _ = finding_fidelity(judges, reference, replace(row.cases, images=row.mixed), options.seed)
+        if axes:
+            card.findings[name] = axes
+
+
+def _anatomy(judges: Judges, rows: dict[str, Row], main: str, card: _Card) -> None:
     for name, row in rows.items():
         if axis := anatomy_axis(judges, replace(row.cases, images=row.mixed)):
             card.rows[name]["anatomy"] = axis
@@ -277,14 +201,18 @@ def _diversity(options: Options, pipeline: XRealPipeline, others: Cases, track: 
 
 
 def _privacy(
-    options: Options, real: Cases, rows: dict[str, _Row], main: str, card: _Card, say: Callable[[str], None]
+    options: Options, real: Cases, rows: dict[str, Row], main: str, card: _Card, say: Callable[[str], None]
 ) -> None:
+    if len(real) < FEWEST_HELD_OUT:
+        card.notes.append(
+            f"privacy: {len(real)} held-out real images cannot tell 1% false alarms; give at least {FEWEST_HELD_OUT}"
+        )
+        return
     data = PreparedDataset(options.train or options.real, "train")
     say(f"comparing with {len(data)} training images")
     train = np.stack([sample.image for sample in data]).astype(np.float32) / 255
-    known = {hashlib.sha256(image.tobytes()).digest() for image in train}
-    if same := sum(hashlib.sha256(image.tobytes()).digest() in known for image in real.images):
-        card.notes.append(f"{same} of {len(real)} reference images are training images, byte for byte")
+    if same := len(_hashes(train) & _hashes(real.images)):
+        card.notes.append(f"{same} of {len(real)} reference images are training images, pixel for pixel")
     held_out = nearest_training_images(real.images, train)
     similarities = {"held-out real images": held_out.similarity}
     for name, row in rows.items():
@@ -297,7 +225,22 @@ def _privacy(
     card.plots["nearest training image"] = plot_similarities(similarities, card.privacy[main]["threshold"])
 
 
-def _about(options: Options, judges: Judges, real: int, rows: dict[str, _Row]) -> dict[str, Any]:
+def _utility(options: Options, real: Cases, judged: Row, name: str, card: _Card) -> None:
+    """Test on real images whose masks were not asked for, as what was drawn from these masks has seen them."""
+    lent = set() if judged.mask_owners is None else _hashes(judged.mask_owners)
+    test = real.take([i for i in range(len(real)) if not _hashes(real.images[i : i + 1]) & lent])
+    known = Cases.from_samples(PreparedDataset(options.train or options.real, "train"))
+    axes, notes = utility_axes(known, judged.cases, test, 60 * options.minutes)
+    card.rows[name] |= axes
+    card.notes += notes
+
+
+def _hashes(images: np.ndarray) -> set[bytes]:
+    """Return a hash per image, of its pixels in 8 bits."""
+    return {hashlib.sha256(np.rint(image * 255).astype(np.uint8).tobytes()).digest() for image in images}
+
+
+def _about(options: Options, judges: Judges, real: int, rows: dict[str, Row]) -> dict[str, Any]:
     about: dict[str, Any] = {
         "judged": options.model or str(options.generated),
         "weights": weights_hash(resolve_folder(options.model)) if options.model else "unknown",

@@ -5,8 +5,6 @@ Features come from any extractor, one row per image. Numbers of different extrac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,18 +12,22 @@ from scipy.spatial.distance import cdist
 from torchmetrics.image.kid import poly_mmd
 
 from xreal.errors import InputError
+from xreal.evaluation.intervals import Indices, half_sample_intervals
 
 __all__ = [
+    "FEWEST_FOR_WHOLE_KID",
     "fidelity_scores",
     "floor",
     "frechet_distance",
-    "half_sample_intervals",
     "kid",
     "precision_recall_density_coverage",
+    "whole_kid",
 ]
 
+FEWEST_FOR_WHOLE_KID = 20
+"""Images on each side below which the interval of ``whole_kid`` is wider than any gap that it could show."""
+
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 _FEWEST_FOR_FRECHET = 10  # below that a covariance says nothing at all
 _KID_SUBSET = (50, 1000)  # fewer: noise; 1,000 is the usual size, and with more the subsets become the whole set
@@ -109,6 +111,38 @@ def _kid_values(
     return np.array(values)
 
 
+def whole_kid(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Return the kernel distance of whole sets, for sets too small for subsets: single findings.
+
+    The same unbiased estimate as ``kid``, over all pairs of images at once, so that numbers of different n compare.
+
+    Args:
+        real: (N, d) features.
+        generated: (M, d) features of the same extractor.
+        seed: of the interval.
+
+    Returns:
+        "kid", "kid low", "kid high" (95%, ``half_sample_intervals``).
+
+    Raises:
+        InputError: fewer than 20 rows on one side, widths that differ, or values that are not finite.
+    """
+    real, generated = _checked(real, generated, FEWEST_FOR_WHOLE_KID, "the kernel distance (KID) of a finding")
+    both = np.concatenate([real, generated])
+    kernel = (both @ both.T / both.shape[1] + 1) ** 3
+
+    def measure(rows: Indices, columns: Indices) -> dict[str, float]:
+        among_real, among_generated = (
+            (part.sum() - np.trace(part)) / (len(picked) * (len(picked) - 1))
+            for picked in (rows, len(real) + columns)
+            for part in (kernel[np.ix_(picked, picked)],)
+        )
+        between = kernel[np.ix_(rows, len(real) + columns)].mean()
+        return {"kid": float(among_real + among_generated - 2 * between)}
+
+    return half_sample_intervals(measure, len(real), len(generated), seed)
+
+
 def precision_recall_density_coverage(real: np.ndarray, generated: np.ndarray, k: int = 5) -> dict[str, float]:
     """Count how many images of one set lie in the neighbourhoods of the other.
 
@@ -187,49 +221,6 @@ def fidelity_scores(real: np.ndarray, generated: np.ndarray, seed: int = 0, k: i
     low, high = np.percentile(values - values.mean(), [2.5, 97.5]) * np.sqrt(size / (fewest - size))
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     return scores | {"kid": mean, "kid low": mean + float(low), "kid high": mean + float(high), "kid std": spread}
-
-
-def half_sample_intervals(
-    measure: Callable[[Indices, Indices], dict[str, float]],
-    real_count: int,
-    generated_count: int,
-    seed: int = 0,
-    draws: int = 100,
-) -> dict[str, float]:
-    """Measure two whole sets, and put a 95% interval around each number by measuring random halves of both.
-
-    The ordinary bootstrap draws images twice. That shrinks covariances' rank and sets neighbours at distance 0, so
-    Fréchet distances and neighbour counts of bootstrap draws are wrong throughout. Halves drawn without replacement
-    hold no image twice, and they spread as much around their mean as whole sets of that size spread around theirs
-    (delete-half jackknife, Shao and Wu 1989). Their mean itself is biased, n being halved; so the interval is the
-    measured value plus the halves' deviations from their own mean. It describes the measure at this n: bias that n
-    brings stays in it. Near the floor, where Fréchet distance and KID behave like squares, halves spread more than that
-    and the intervals are too wide.
-
-    Args:
-        measure: takes indices of real and of generated images, returns numbers by name.
-        real_count: images of the real set.
-        generated_count: images of the generated set.
-        seed: of the draws.
-        draws: how many pairs of halves.
-
-    Returns:
-        The numbers of the whole sets by name, and for each NAME also "NAME low" and "NAME high".
-    """
-    rng = np.random.default_rng(seed)
-    whole = measure(np.arange(real_count), np.arange(generated_count))
-    halves = [
-        measure(
-            rng.permutation(real_count)[: real_count // 2], rng.permutation(generated_count)[: generated_count // 2]
-        )
-        for _ in range(draws)
-    ]
-    scores: dict[str, float] = {}
-    for name, value in whole.items():
-        values = np.array([half[name] for half in halves])
-        low, high = value + np.percentile(values - values.mean(), [2.5, 97.5])
-        scores |= {name: value, f"{name} low": float(low), f"{name} high": float(high)}
-    return scores
 
 
 def floor(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

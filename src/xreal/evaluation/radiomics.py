@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from skimage.feature import graycomatrix, graycoprops
 
 from xreal.errors import InputError
-from xreal.evaluation.fidelity import frechet_distance, half_sample_intervals
+from xreal.evaluation.fidelity import frechet_distance
+from xreal.evaluation.intervals import half_sample_intervals
 
 __all__ = ["radiomics_distance", "radiomics_features", "radiomics_scores", "standardised_frechet_distance"]
 

@@ -19,7 +19,7 @@ from xreal.evaluation.privacy import NearestImages
 from xreal.images import write_bytes, write_json
 from xreal.sheets import colour_labels, overlay, signed_difference
 
-__all__ = ["SUMMARY", "Picture", "examples", "markdown_table", "pairs", "shown", "write_report"]
+__all__ = ["FINDINGS", "SUMMARY", "Picture", "examples", "markdown_table", "pairs", "shown", "write_report"]
 
 Picture = tuple[str, np.ndarray]  # caption, (H, W) or (H, W, 3) float in [0, 1]
 
@@ -29,6 +29,7 @@ SUMMARY = (
     ("fidelity: cxr-encoder", "precision"),
     ("fidelity: cxr-encoder", "coverage"),
     ("fidelity: autoencoder", "frechet distance"),
+    ("real or generated", "accuracy"),
     ("radiomics", "radiomics distance"),
     ("spectrum", "spectrum distance"),
     ("anatomy", "dice right lung"),
@@ -38,6 +39,18 @@ SUMMARY = (
     ("pathology", "inside"),
     ("pathology", "ratio"),
     ("privacy", "flagged"),
+)
+
+# Metrics of a finding: the columns of its table.
+FINDINGS = (
+    "kid",
+    "kid of other real images",
+    "brighter",
+    "inside",
+    "response: requested",
+    "auroc",
+    "pointing game",
+    "iou",
 )
 
 
@@ -74,13 +87,13 @@ def markdown_table(report: dict[str, Any]) -> str:
 
 def _findings_table(report: dict[str, Any]) -> str:
     """Write one line per requested finding of each row."""
-    metrics = ("n", "brighter", "inside", "response: requested", "auroc", "pointing game", "iou")
-    lines = ["| row | finding | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
+    lines = ["| row | finding | n | " + " | ".join(FINDINGS) + " |", "|---" * (len(FINDINGS) + 3) + "|"]
     for row, findings in report["findings"].items():
         for finding, axis in findings.items():
-            n = axis["inside"]["n"] if "inside" in axis else 0
-            cells = [str(n), *(shown(axis.get(metric)) for metric in metrics[1:])]
-            lines.append(f"| {row} | {finding} | " + " | ".join(cells) + " |")
+            n = max((one["n"] for one in axis.values()), default=0)
+            lines.append(
+                f"| {row} | {finding} | {n} | " + " | ".join(shown(axis.get(name)) for name in FINDINGS) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -114,6 +127,10 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         report=report,
         axes={axis: _metrics(report["rows"], axis) for axis in axes},
+        per_finding={
+            row: list(dict.fromkeys(metric for axis in some.values() for metric in axis))
+            for row, some in report["findings"].items()
+        },
         pictures={
             heading: [(caption, _data_url(image)) for caption, image in some] for heading, some in pictures.items()
         },

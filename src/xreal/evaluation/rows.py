@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,31 @@ import torch
 from diffusers import AutoencoderKL
 
 from xreal.errors import InputError, OutputError
-from xreal.evaluation.cases import Cases, read_cases, write_case
+from xreal.evaluation.cases import Cases, joined, read_cases, write_case
 from xreal.evaluation.control import sample_lung_boxes
+from xreal.evaluation.options import Options
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["REQUESTED", "ask", "draw_row", "like_real", "reconstruct", "shuffle_masks"]
+__all__ = [
+    "REAL",
+    "REQUESTED",
+    "SHUFFLED",
+    "Row",
+    "Track",
+    "ask",
+    "draw_row",
+    "like_real",
+    "model_rows",
+    "reconstruct",
+    "shuffle_masks",
+]
+
+REAL, RECONSTRUCTED, REGIONAL = "real vs real", "reconstructed", "regional"
+TWO_PASS, TEXT_ONLY, SHUFFLED = "two-pass", "without anatomy controller", "shuffled masks"
 
 # Findings that are asked for in turn: those with at least ten validation images in the data that the judges know.
 REQUESTED = (
@@ -32,6 +50,23 @@ REQUESTED = (
 )
 
 Track = Callable[[Sequence[int], str], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the card.
+
+    Attributes:
+        cases: images and what was asked of them.
+        mixed: (N, H, W), images mixed as the real set is, with finding or without; see ``like_real``.
+        drawn: by what is judged; else real, or reconstructed from real.
+        mask_owners: real images whose organ masks were asked for, (M, H, W), or None.
+    """
+
+    cases: Cases
+    mixed: np.ndarray
+    drawn: bool = True
+    mask_owners: np.ndarray | None = None
 
 
 def ask(real: Cases, n: int, seed: int = 0) -> tuple[Cases, Cases]:
@@ -145,3 +180,59 @@ def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 def shuffle_masks(cases: Cases) -> Cases:
     """Give every image its neighbour's organ mask: what anatomy scores are worth when masks are not obeyed."""
     return replace(cases, organ_masks=np.roll(cases.organ_masks, 1, axis=0))
+
+
+def model_rows(
+    options: Options, pipeline: XRealPipeline, others: Cases, reference: Cases, track: Track, say: Callable[[str], None]
+) -> dict[str, Row]:
+    """Ask the model for what ``others`` shows, then for the reference's masks; draw every row.
+
+    Args:
+        options: n, seed and folder; images that lie there already are kept.
+        pipeline: the model.
+        others: real images that are not the reference.
+        reference: real images that rows are compared with.
+        track: shows progress.
+        say: tells the user what the drawing will take.
+
+    Raises:
+        InputError: more images than there are masks.
+        OutputError: the folder holds images that were drawn otherwise.
+    """
+    requests, owners = ask(joined(others, reference), options.n, options.seed)
+    few = range(min(options.two_pass_n, options.n))
+    plans: dict[str, tuple[Cases, bool, dict[str, Any]]] = {
+        REGIONAL: (requests, True, {"mode": "regional"}),
+        TWO_PASS: (requests.take(few), True, {"mode": "two-pass"}),
+        TEXT_ONLY: (requests, False, {"mode": "regional"}),
+    }
+    say(_forecast(pipeline, requests, plans))
+    about = {"weights": weights_hash(resolve_folder(str(options.model)))}
+    rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline.vae, others.images), drawn=False)}
+    for name, (wanted, use_masks, settings) in plans.items():
+        if len(wanted) == 0:
+            continue
+        folder = options.out / "images" / name.replace(" ", "-")
+        cases = draw_row(
+            pipeline, wanted, folder, about, options.seed, track, use_masks, options.batch_size, **settings
+        )
+        rows[name] = Row(cases, like_real(cases, owners.take(range(len(cases)))), mask_owners=owners.images)
+    return rows
+
+
+def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, tuple[Cases, bool, dict[str, Any]]]) -> str:
+    """Time a few steps and say what the drawing will take."""
+    mask = requests.organ_masks[0] if len(requests) else None
+
+    def seconds(steps: int) -> float:
+        began = time.perf_counter()
+        pipeline(mask, [], [0], steps=steps)
+        return time.perf_counter() - began
+
+    seconds(2)
+    few, many = seconds(2), seconds(6)
+    step, fixed = max(0.0, (many - few) / 4), few
+    evaluations = {REGIONAL: 30 * 3, TWO_PASS: 100 * 3, TEXT_ONLY: 30 * 3}  # network calls: X-ray, prompt and twin
+    total = sum(len(wanted) * (evaluations[name] * step + fixed) for name, (wanted, _, _) in plans.items())
+    counts = ", ".join(f"{len(wanted)} {name}" for name, (wanted, _, _) in plans.items() if len(wanted))
+    return f"drawing {counts}: at most about {max(1, round(total / 60))} minutes; finished images are kept"

@@ -13,7 +13,7 @@ from scipy.fft import fft2
 from scipy.signal.windows import hann
 
 from xreal.errors import InputError
-from xreal.evaluation.fidelity import half_sample_intervals
+from xreal.evaluation.intervals import half_sample_intervals
 
 __all__ = ["BANDS", "grid_excess", "radial_power", "spectrum_distance"]
 

@@ -6,6 +6,7 @@ their training images differ. The number of steps is what fits into the time tha
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,20 @@ from torch import nn
 
 from xreal.errors import InputError
 from xreal.evaluation.cases import Cases
-from xreal.evaluation.utility_tasks import FEWEST_TEST, FEWEST_TRAIN, Classify, Pool, Segment, Task
+from xreal.evaluation.utility_tasks import BATCH, FEWEST_TEST, FEWEST_TRAIN, Classify, Pool, Segment, Task
 from xreal.vocabulary import Finding
 
-__all__ = ["Utility", "classifier_utility", "segmenter_utility"]
+__all__ = ["Utility", "classifier_utility", "forecast_utility", "segmenter_utility"]
 
 REAL, SYNTHETIC, SYNTHETIC_THEN_REAL = "real only", "synthetic only", "synthetic then real"
 
 _LEARNING_RATE = 2e-3
-_FEWEST_STEPS, _MOST_STEPS = 20, 2000  # below, nothing is learnt; above, networks this small learn no more
+_FEWEST_STEPS, _MOST_STEPS = 200, 2000  # below, seeds decide what is learnt; above, so small networks learn no more
 _TIMED_STEPS = 3
 _RESERVE = 0.85  # share of the time that is planned for, as other programs may slow the steps down
 _FEWEST_SEEDS = 3
+_RUNS = 12  # of one task: four arms, three seeds
+_MARGIN = 1.25  # of the time that is asked for: the same machine is slower at other times
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,7 @@ def classifier_utility(
     few_shot: int | None = None,
     image_size: int = 128,
 ) -> Utility:
-    """Train classifiers of one finding (DenseNet, standardised images, even batches) and measure AUROC.
-
-    Images whose findings are not known are left out.
+    """Train classifiers of one finding (``Classify``) and measure AUROC.
 
     Args:
         finding: what is told apart from everything else.
@@ -94,10 +95,9 @@ def segmenter_utility(
     few_shot: int | None = None,
     image_size: int = 128,
 ) -> Utility:
-    """Train segmenters of lungs and heart (residual U-Net, Dice + cross-entropy) and measure Dice of each organ.
+    """Train segmenters of lungs and heart (``Segment``) and measure Dice of each organ.
 
-    Images without an organ mask are left out; a synthetic image's is the requested one. For arguments and errors see
-    :func:`classifier_utility`.
+    A synthetic image's organ mask is the requested one. Arguments and errors: :func:`classifier_utility`.
     """
     return _compare(Segment(image_size), real, synthetic, test, seconds, seeds, ratios, few_shot)
 
@@ -172,22 +172,56 @@ def _differences(by_arm: Mapping[str, Sequence[float]]) -> dict[str, list[float]
 def _steps_within(seconds: float, runs: int, task: Task, train: Pool, test: Pool) -> int:
     """Measure a step and a test, and share the time out evenly."""
     started = time.monotonic()
-    network = _trained(task, (train,), 1, seed=0)  # warms up
-    before = time.monotonic()
-    _trained(task, (train,), _TIMED_STEPS, seed=0)
-    per_step = (time.monotonic() - before) / _TIMED_STEPS
+    per_step, network = _seconds_per_step(task, train)
     before = time.monotonic()
     task.scores(network, test)
     per_test = time.monotonic() - before
-    left = seconds - (time.monotonic() - started)
-    steps = int((left / runs - per_test) / per_step)
+    spent = time.monotonic() - started
+    steps = int(((seconds - spent) / runs - per_test) / per_step)
     if steps < _FEWEST_STEPS:
-        needed = (runs * (_FEWEST_STEPS * per_step + per_test) + time.monotonic() - started) / _RESERVE
+        needed = (runs * (_FEWEST_STEPS * per_step + per_test) + spent) / _RESERVE
         raise InputError(
             f"the time limit leaves {max(steps, 0)} steps for each of {runs} runs; expected at least {_FEWEST_STEPS}. "
             f"Give about {needed:.0f} seconds more than the images take to load, or fewer arms."
         )
     return min(steps, _MOST_STEPS)
+
+
+def _seconds_per_step(task: Task, train: Pool) -> tuple[float, nn.Module]:
+    """Time a few steps; the network that took them comes too."""
+    _trained(task, (train,), 1, seed=0)  # warms up
+    before = time.monotonic()
+    network = _trained(task, (train,), _TIMED_STEPS, seed=0)
+    return (time.monotonic() - before) / _TIMED_STEPS, network
+
+
+def forecast_utility(seconds: float, test_count: int, image_size: int = 128) -> str:
+    """Say, before anything is drawn or loaded, how far the networks will be trained in the time given for both tasks.
+
+    Args:
+        seconds: time limit, half of it for each task.
+        test_count: real images that every network is tested on.
+        image_size: as given to the tasks.
+
+    Returns:
+        A sentence with the steps of each task.
+
+    Raises:
+        InputError: the time does not suffice; the message says how much would.
+    """
+    steps, needed = {}, 0.0
+    for name, task in (("segmenter", Segment(image_size)), ("classifier", Classify(Finding.PNEUMONIA, image_size))):
+        per_step, _ = _seconds_per_step(task, task.blank())
+        per_test = test_count / BATCH * per_step / 3  # a step is a pass forwards and two that cost as much backwards
+        steps[name] = min(_MOST_STEPS, max(0, int((_RESERVE * seconds / 2 / _RUNS - per_test) / per_step)))
+        needed = max(needed, 2 * _RUNS * (_FEWEST_STEPS * per_step + per_test) / _RESERVE)
+    taken = " and ".join(f"{count} steps for each of {_RUNS} {name}s" for name, count in steps.items())
+    if min(steps.values()) < _FEWEST_STEPS:
+        raise InputError(
+            f"utility: {seconds / 60:g} minutes are enough for {taken}; at least {_FEWEST_STEPS} steps are needed. "
+            f"Give --minutes {math.ceil(needed * _MARGIN / 60)} or more, or leave the axis out"
+        )
+    return f"utility: up to {seconds / 60:g} minutes, about {taken}"
 
 
 def _trained(task: Task, phases: Sequence[Pool], steps: int, seed: int) -> nn.Module:

@@ -22,12 +22,13 @@ from xreal.masks.organs import dice_per_organ
 from xreal.masks.segmenter import Segmenter, build_segmenter, segment
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["FEWEST_TEST", "FEWEST_TRAIN", "Classify", "Pool", "Segment", "Task"]
+__all__ = ["BATCH", "FEWEST_TEST", "FEWEST_TRAIN", "Classify", "Pool", "Segment", "Task"]
 
 FEWEST_TRAIN, FEWEST_TEST = 2, 5
 """Images of each kind that there must be: with and without the finding, or with organ masks."""
 
-_BATCH = 16
+BATCH = 16
+"""Images of one optimisation step."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def blank(self) -> Pool:
+        """Make a pool that shows nothing, to time training on."""
+
+    @abstractmethod
     def batch(self, pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return augmented images and targets."""
 
@@ -124,9 +129,14 @@ class Classify(Task):
         mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
         return Pool((images - mean) / (deviation + 1e-3), present, present)
 
+    def blank(self) -> Pool:
+        """Make images without the finding."""
+        nothing = torch.zeros(BATCH, dtype=torch.long)
+        return Pool(torch.zeros(BATCH, 1, self.image_size, self.image_size), nothing, nothing)
+
     def batch(self, pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return moved images (B, 1, S, S) and 1 or 0 for each (B,)."""
-        picked = pool.take(pool.draw(_BATCH, generator))
+        picked = pool.take(pool.draw(BATCH, generator))
         return random_affine(picked.images, generator)[0], picked.targets
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -135,7 +145,7 @@ class Classify(Task):
 
     def scores(self, network: nn.Module, test: Pool) -> dict[str, float]:
         """Return the area under the ROC curve."""
-        logits = torch.cat([network(part)[:, 0] for part in test.images.split(_BATCH)])
+        logits = torch.cat([network(part)[:, 0] for part in test.images.split(BATCH)])
         return {"AUROC": float(binary_auroc(logits.sigmoid(), test.targets))}
 
 
@@ -161,9 +171,14 @@ class Segment(Task):
             _fitted(masked.images, self.image_size), torch.from_numpy(masks), torch.zeros(len(masked), dtype=torch.long)
         )
 
+    def blank(self) -> Pool:
+        """Make images without organs."""
+        images = torch.zeros(BATCH, 1, self.image_size, self.image_size)
+        return Pool(images, images[:, 0].to(torch.uint8), torch.zeros(BATCH, dtype=torch.long))
+
     def batch(self, pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return moved images (B, 1, S, S) and their masks (B, S, S)."""
-        picked = pool.take(pool.draw(_BATCH, generator))
+        picked = pool.take(pool.draw(BATCH, generator))
         images, masks = random_affine(picked.images, generator, picked.targets)
         assert masks is not None
         return images, masks

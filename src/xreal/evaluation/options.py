@@ -1,0 +1,62 @@
+"""What the card is asked to judge, and against what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xreal.errors import InputError
+from xreal.evaluation.judges import JUDGES
+
+__all__ = ["AXES", "Options", "check_options"]
+
+AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "utility", "readers")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to judge, against what.
+
+    Attributes:
+        real: prepared folders; the images of ``split`` are the reference.
+        out: folder of the report; a report that was interrupted goes on in it.
+        model: bundled model or model folder that draws; or None,
+        generated: folder of pictures from anywhere.
+        train: prepared folders whose ``train`` split the generator was trained on; default ``real``.
+        judges: folder of the judges.
+        n: images that the model draws, per row.
+        two_pass_n: images of the row "two-pass", each of which takes several times as long.
+        seed: of the first image.
+        only: axes, some of ``AXES``.
+        minutes: time limit of the axis "utility".
+        split: of the real images.
+        batch_size: images drawn side by side.
+    """
+
+    real: tuple[Path, ...]
+    out: Path
+    model: str | None = None
+    generated: Path | None = None
+    train: tuple[Path, ...] = ()
+    judges: Path = JUDGES
+    n: int = 200
+    two_pass_n: int = 20
+    seed: int = 0
+    only: tuple[str, ...] = AXES[:5]
+    minutes: float = 30.0
+    split: str = "val"
+    batch_size: int = 8
+
+
+def check_options(options: Options) -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        InputError: both or neither of a model and a folder, an unknown axis, or numbers out of range.
+    """
+    if (options.model is None) == (options.generated is None):
+        raise InputError("give either a model that draws or a folder of generated images, and not both")
+    if unknown := [axis for axis in options.only if axis not in AXES]:
+        raise InputError(f"unknown axis {unknown[0]!r}; expected some of {', '.join(AXES)}")
+    if options.n < 1 or options.two_pass_n < 0 or options.batch_size < 1 or options.seed < 0:
+        raise InputError("expected --n and --batch-size ≥ 1, --two-pass-n and --seed ≥ 0")
