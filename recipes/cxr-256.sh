@@ -13,8 +13,8 @@
 #   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
 #   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
-# The bundled backbone saw as many images by a detour: 34,000 with min-SNR weights and without boxes, then from those
-# weights (`--start`) 500 × 16 as the preset now says, and 300 × 16 with RSNA's boxes as Pneumonia too; docs/log.md.
+# The bundled backbone came by a detour: 34,000 images with min-SNR weights and without boxes, then from those weights
+# (`--start`) 800 × 16 as the preset now says, and 1,700 × 16 with RSNA's boxes for five more findings; docs/log.md.
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
@@ -32,6 +32,7 @@ data=(--data "$run/data/nih" --data "$run/data/nih_normal")
 xreal train autoencoder "${data[@]}" --preset cxr-256 --out "$run"
 torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train backbone "${data[@]}" --preset cxr-256 --out "$run"
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
+xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
 
 python "$(dirname "$0")/bundle.py" "$run" "$run/bundle" # half precision, as in the package
 

@@ -8,6 +8,6 @@
 set -euo pipefail
 prepared=$1 run=$2
 
-for stage in autoencoder backbone anatomy; do
+for stage in autoencoder backbone anatomy decoder; do
   xreal train "$stage" --data "$prepared" --preset paper --out "$run"
 done

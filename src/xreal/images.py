@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -139,15 +139,20 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
 
 
 def write_image(
-    path: str | os.PathLike[str], image: npt.NDArray[Any], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    image: npt.NDArray[Any],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    bits: Literal[8, 16] = 8,
 ) -> None:
-    """Write an 8-bit grey PNG with its provenance in text chunks.
+    """Write a grey PNG with its provenance in text chunks.
 
     Args:
         path: ends in ".png"; the folder exists.
         image: (H, W) floats in [0, 1].
         metadata: PNG keyword (1 to 79 Latin-1 characters) to text. When given, "xreal:synthetic" is added and says
             that the image is not for diagnosis; None writes no text, for images that are not synthetic.
+        bits: per pixel. What ``read_image`` read from as many bits is written as it was.
 
     Raises:
         ImageError: the image has another shape, dtype or range.
@@ -168,7 +173,8 @@ def write_image(
         _check_text(key, value)
         chunks.add_text(key, value)
     buffer = io.BytesIO()
-    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=chunks)
+    stored = np.rint(image * 255).astype(np.uint8) if bits == 8 else np.rint(image * _WHITE_16).astype(np.uint16)
+    Image.fromarray(stored).save(buffer, "PNG", pnginfo=chunks)
     write_bytes(path, buffer.getvalue())
 
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,19 +27,24 @@ from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise
+from xreal.control.editing import bring_back, edit_keep, fit_organs, plan_edit
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
 from xreal.control.solvers import build_solver
-from xreal.errors import InputError, ModelError
+from xreal.errors import InputError, MaskError, ModelError
+from xreal.images import fit_square
 from xreal.inputs import Mode, Quality, check_settings, default_blend, lesions_per_image
 from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
+from xreal.masks.segmenter import segment
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.text_encoder import encode_prompts
+from xreal.vocabulary import Finding
 
-__all__ = ["XRealPipeline", "XRealPipelineOutput"]
+__all__ = ["XRealEditOutput", "XRealPipeline", "XRealPipelineOutput"]
 
+REMOVAL_GUIDANCE = 3.0  # towards "No Finding": what is there is drawn anew, so less is needed than for a lesion
 FEATHER_PIXELS = 6.0  # soft edge of the exact composite, a bit under one latent (8 pixels)
 
 
@@ -61,6 +67,25 @@ class XRealPipelineOutput(BaseOutput):
     priors: np.ndarray | None
     organ_masks: np.ndarray | None
     lesion_masks: list[np.ndarray]
+    seeds: list[int]
+    settings: dict[str, Any]
+
+
+@dataclass
+class XRealEditOutput(BaseOutput):
+    """What ``XRealPipeline.edit`` returns; B edits of one X-ray of H×W pixels.
+
+    Attributes:
+        images: (B, H, W) float32 in [0, 1].
+        weight: (H, W) float32 in [0, 1]; where it is 0, every image has the given X-ray's pixels to the last bit.
+        organ_masks: before and after, (2, S, S) uint8 ``Organ`` at the model's size; None where no organ moves.
+        seeds: one per image.
+        settings: everything else that is needed to draw the edits again.
+    """
+
+    images: np.ndarray
+    weight: np.ndarray
+    organ_masks: np.ndarray | None
     seeds: list[int]
     settings: dict[str, Any]
 
@@ -239,6 +264,108 @@ class XRealPipeline(DiffusionPipeline):
             },
         )
 
+    @torch.inference_mode()
+    def edit(
+        self,
+        image: np.ndarray,
+        lesions: Sequence[Lesion] = (),
+        seeds: Sequence[int] = (0,),
+        *,
+        remove: np.ndarray | None = None,
+        organ_mask: np.ndarray | None = None,
+        protect: np.ndarray | None = None,
+        strength: float = 0.8,
+        prompt: str = "",
+        solver: str = "dpm++",
+        steps: int = 30,
+        guidance: float = 7.0,
+    ) -> XRealEditOutput:
+        """Change a given X-ray, once per seed: add lesions, remove findings, move organs.
+
+        The X-ray takes the place of the healthy twin: its latents are kept at every step, but where organs move or
+        findings go. The change is made at the model's size and added to the X-ray's own pixels.
+
+        Args:
+            image: (H, W) floats in [0, 1], MONOCHROME2, any size.
+            lesions: to be added; masks (H, W).
+            seeds: one per edit, ≥ 0.
+            remove: (H, W) in [0, 1]: where findings are to go.
+            organ_mask: wanted ``Organ`` labels, (H, W) or the model's square. What the segmenter finds in the X-ray
+                is moved to them.
+            protect: (H, W); where it is above 0, no pixel changes.
+            strength: share of the steps in which lesions are guided, and removed areas drawn freely; 0 to 1.
+            prompt: of the X-ray without its lesions.
+            solver: "dpm++", "ddim" (η = 0), "unipc" or "euler".
+            steps: of the solver.
+            guidance: w; each lesion's own strength multiplies it.
+
+        Raises:
+            InputError: a setting is out of range, or nothing is asked; ImageError, MaskError: image or mask not usable.
+            ModelError: organs are to move, but the model has no Anatomy Controller or no segmenter.
+        """
+        # 1. Check everything before anything is computed.
+        if not 0 <= strength <= 1:  # NaN fails too
+            raise InputError(f"strength is {strength}; expected 0 (no change) to 1")
+        check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
+        seeds = [int(seed) for seed in seeds]
+        engine = build_solver(solver, self.scheduler, steps)
+        image, size, device = np.asarray(image), self.image_size, self.unet.device
+        organs = None
+        if organ_mask is not None:
+            after = fit_organs(organ_mask, image.shape, size)
+            organs = self._find_organs(image, size), after
+        plan = plan_edit(image, size, lesions, remove, organs, protect)
+
+        # 2. The X-ray's latents; with moved organs, those of the X-ray plus what the mask changes in the prior.
+        square = torch.from_numpy(plan.square).to(device)[None, None]  # (1, 1, S, S)
+        original = encode_image(self.vae, square)  # (1, c, h, w)
+        moved, organ_steps = None, original.new_zeros(1, 1, *self._latent_size)
+        if organs is not None:
+            pair = torch.from_numpy(np.stack(organs))  # (2, S, S)
+            priors = draw_prior(self.anatomy_controller, pair).mean(1, keepdim=True)  # (2, 1, S, S)
+            moved = encode_image(self.vae, (square + priors[1:] - priors[:1]).clamp(0, 1))
+            organ_steps = anatomy_keep_steps(pair[1:], self._latent_size, default_blend("regional"), steps)
+        keep = edit_keep(plan, original, moved, strength, organ_steps, steps)
+
+        # 3. One trajectory per seed: the kept X-ray, and beside it the one with its findings guided.
+        count, channels = len(seeds), int(self.unet.config.in_channels)
+        noise = StepNoise(seeds, (channels, *self._latent_size), device, fixed=True)
+        base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)
+        wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
+        if plan.remove.any():
+            wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
+        findings = self._encode_findings([wanted] * count, binary=False)
+        start = steps - round(strength * steps)
+        _, latents = self._draw(engine, noise, keep, base, findings, start, 0.0)
+
+        # 4. The change as the model sees it, added to the X-ray's own pixels.
+        before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
+        changes = decode_pixels(self.vae, latents).mean(1).cpu().numpy() - before  # (B, S, S)
+        return XRealEditOutput(
+            images=np.stack([bring_back(image, change, plan.weight) for change in changes]),
+            weight=plan.weight,
+            organ_masks=None if organs is None else np.stack(organs),
+            seeds=seeds,
+            settings={
+                "solver": solver,
+                "steps": steps,
+                "guidance": guidance,
+                "strength": strength,
+                "prompt": prompt,
+                "lesions": [{"finding": one.finding.value, "strength": one.strength} for one in plan.lesions],
+                "masks": _hash(*(one.mask for one in lesions), remove, organ_mask, protect),
+            },
+        )
+
+    def _find_organs(self, image: np.ndarray, size: int) -> np.ndarray:
+        for name in ("anatomy_controller", "segmenter"):
+            if getattr(self, name) is None:
+                raise ModelError(f"this model has no {name}; moving organs needs one: `xreal train --help`")
+        found: np.ndarray = segment(self.segmenter, torch.from_numpy(fit_square(image, size))[None, None])[0]
+        if not found.any():
+            raise MaskError("no organs are found in the X-ray; expected a frontal chest X-ray, to move its organs")
+        return found
+
     @property
     def _latent_size(self) -> tuple[int, int]:
         side = self.image_size // downsampling(self.vae)
@@ -315,17 +442,24 @@ class XRealPipeline(DiffusionPipeline):
         return regional_guidance(predictions[:count], predictions[count:], lesions.masks, lesions.scales, owners)
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
-        lesions = [lesion for own in per_image for lesion in own]
-        if not lesions:
+        wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
+        return self._encode_findings(wanted, binary)
+
+    def _encode_findings(
+        self, per_image: list[list[tuple[Finding, np.ndarray, float]]], binary: bool
+    ) -> LatentLesions | None:
+        """Encode per image its findings, each with its mask (S, S) and its guidance."""
+        wanted = [one for own in per_image for one in own]
+        if not wanted:
             return None
         device = self.unet.device
-        prompts = sorted({lesion.finding.value for lesion in lesions})
+        prompts = sorted({finding.value for finding, _, _ in wanted})
         embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
-        masks = torch.from_numpy(np.stack([lesion.mask for lesion in lesions])).to(device)
+        masks = torch.from_numpy(np.stack([mask for _, mask, _ in wanted])).to(device)
         return LatentLesions(
-            embeds=embeds[[prompts.index(lesion.finding.value) for lesion in lesions]],
+            embeds=embeds[[prompts.index(finding.value) for finding, _, _ in wanted]],
             masks=lesions_to_latents(masks, self._latent_size, binary),
-            scales=torch.tensor([guidance * lesion.strength for lesion in lesions], device=device),
+            scales=torch.tensor([scale for _, _, scale in wanted], device=device),
             owners=torch.tensor([i for i, own in enumerate(per_image) for _ in own], device=device),
         )
 
@@ -348,6 +482,14 @@ def _step(solver: Any, prediction: Tensor, timestep: Tensor, latents: Tensor, no
     drawn = noise.draw()
     drawn = drawn.repeat(len(latents) // len(drawn), 1, 1, 1)
     return solver.step(prediction, timestep, latents, eta=eta, variance_noise=drawn).prev_sample
+
+
+def _hash(*masks: np.ndarray | None) -> str:
+    """Return the SHA-256 of masks, so that a record tells edits apart wherever their files lay."""
+    digest = hashlib.sha256()
+    for mask in masks:
+        digest.update(b"none" if mask is None else np.ascontiguousarray(mask, np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _composite(image: np.ndarray, healthy: np.ndarray, lesions: list[Lesion]) -> np.ndarray:

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 
-from xreal.cli import convert, evaluate, generate, masks, prepare, segment, train
+from xreal.cli import convert, edit, evaluate, generate, masks, prepare, segment, synthesize, train
 from xreal.errors import XRealError
 
 __all__ = ["app", "main"]
@@ -22,7 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Chest X-rays with this anatomy and that finding there (XReal). Synthetic images, not for diagnosis.",
 )
-for command in (generate.generate, segment.segment, prepare.prepare, train.train, evaluate.evaluate):
+for command in (
+    generate.generate,
+    edit.edit,
+    synthesize.synthesize,
+    segment.segment,
+    prepare.prepare,
+    train.train,
+    evaluate.evaluate,
+):
     app.command()(command)
 app.add_typer(convert.convert, name="convert")
 app.add_typer(masks.app, name="masks")

@@ -28,6 +28,7 @@ __all__ = [
     "feather",
     "outside_lungs_fraction",
     "parse_lesion",
+    "parse_mask",
     "polygon",
     "resize_lesion_mask",
     "warn_if_outside_lungs",
@@ -107,26 +108,47 @@ def parse_lesion(text: str, height: int, width: int) -> Lesion:
         raise MaskError(f"lesion {text!r} is not understood; expected {_SYNTAX}.")
     finding = parse_finding(name)
     place, strength = _split_strength(place.strip())
+    return Lesion(finding, _draw_place(f"lesion {text!r}", _SYNTAX, place, height, width), strength)
+
+
+def parse_mask(place: str, height: int, width: int) -> LesionMask:
+    """Parse an area from the command line: a place as ``parse_lesion`` takes it, without finding and strength.
+
+    Args:
+        place: such as "box:40,120,90,170" or "paint.png".
+        height, width: of the image, in pixels; a shape must lie inside, a picture must have this size.
+
+    Returns:
+        (height, width) float32 in [0, 1], not all zero.
+
+    Raises:
+        MaskError: as in ``parse_lesion``.
+    """
+    mask = _draw_place(f"area {place!r}", _SHAPES, place.strip(), height, width)
+    if not mask.any():
+        raise MaskError(f"area {place!r} is all zero; expected some area above 0.")
+    return mask
+
+
+def _draw_place(what: str, wanted: str, place: str, height: int, width: int) -> LesionMask:
     kind, _, values = place.partition(":")
     if kind == "box":
-        mask = box(*_numbers(text, values, 4), height=height, width=width)
-    elif kind == "ellipse":
-        mask = ellipse(*_numbers(text, values, 4), height=height, width=width)
-    elif kind == "polygon":
-        numbers = _numbers(text, values, None)
-        mask = polygon(list(zip(numbers[::2], numbers[1::2], strict=True)), height=height, width=width)
-    else:
-        mask = _read_paint(Path(place), height, width)
-    return Lesion(finding, mask, strength)
+        return box(*_numbers(what, wanted, values, 4), height=height, width=width)
+    if kind == "ellipse":
+        return ellipse(*_numbers(what, wanted, values, 4), height=height, width=width)
+    if kind == "polygon":
+        numbers = _numbers(what, wanted, values, None)
+        return polygon(list(zip(numbers[::2], numbers[1::2], strict=True)), height=height, width=width)
+    return _read_paint(Path(place), wanted, height, width)
 
 
-def _numbers(text: str, values: str, count: int | None) -> list[float]:
+def _numbers(what: str, wanted: str, values: str, count: int | None) -> list[float]:
     try:
         numbers = [float(value) for value in values.split(",")]
     except ValueError:
-        raise MaskError(f"lesion {text!r}: {values!r} is not a list of numbers; expected {_SYNTAX}.") from None
+        raise MaskError(f"{what}: {values!r} is not a list of numbers; expected {wanted}.") from None
     if len(numbers) != (count or 2 * (len(numbers) // 2)):
-        raise MaskError(f"lesion {text!r} has {len(numbers)} numbers at {values!r}; expected {_SYNTAX}.")
+        raise MaskError(f"{what} has {len(numbers)} numbers at {values!r}; expected {wanted}.")
     return numbers
 
 
@@ -138,16 +160,18 @@ def _split_strength(place: str) -> tuple[str, float]:
         return place, 1.0
 
 
-def _read_paint(path: Path, height: int, width: int) -> LesionMask:
+def _read_paint(path: Path, wanted: str, height: int, width: int) -> LesionMask:
     if not path.exists():
-        raise MaskError(f"lesion picture {path} does not exist; expected {_SYNTAX}.")
+        raise MaskError(f"lesion picture {path} does not exist; expected {wanted}.")
     try:
         picture = open_picture(path)
     except ImageError as error:
         raise MaskError(str(error)) from error
     if (picture.height, picture.width) != (height, width):
         size = f"{picture.width} x {picture.height} (width x height)"
-        raise MaskError(f"{path} is {size}; expected {width} x {height}, the organ mask's size. Paint at that size.")
+        raise MaskError(
+            f"{path} is {size}; expected {width} x {height}, as the organ mask or the X-ray. Paint at that size."
+        )
     if picture.mode.startswith("I"):
         return (np.asarray(picture, dtype=np.float32) / 65535).clip(0, 1)
     if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):

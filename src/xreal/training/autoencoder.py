@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from monai.losses.adversarial_loss import PatchAdversarialLoss
 from monai.losses.ssim_loss import SSIMLoss
@@ -33,7 +32,7 @@ class Reconstruction:
 
     ssim_weight = 0.1
 
-    def __init__(self, channels: int, adversarial_weight: float = 0.001) -> None:
+    def __init__(self, channels: int, adversarial_weight: float = 0.005) -> None:
         self.adversarial_weight = adversarial_weight
         self.ssim = SSIMLoss(spatial_dims=2, data_range=1.0)
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
@@ -48,20 +47,15 @@ class Reconstruction:
         loss = l1 + self.ssim_weight * structure
         parts = {"l1": l1.item(), "ssim_loss": structure.item()}
         if adversarial:
-            fooled = self.adversarial(self._judge(output), target_is_real=True, for_discriminator=False)
+            fooled = self.adversarial(self.discriminator(output)[-1], target_is_real=True, for_discriminator=False)
             loss = loss + self.adversarial_weight * fooled
             parts["adversarial"] = fooled.item()
         return loss, parts
 
-    def _judge(self, image: Tensor) -> Tensor:
-        """Return the discriminator's answers to the details: grain and fine edges are hundredths of the whole range."""
-        smooth = F.avg_pool2d(image, 5, stride=1, padding=2, count_include_pad=False)
-        return self.discriminator(10 * (image - smooth))[-1]
-
     def discriminator_loss(self, output: Tensor, target: Tensor) -> Loss:
         """Return the discriminator's own loss."""
-        fake = self.adversarial(self._judge(output.detach()), target_is_real=False, for_discriminator=True)
-        real = self.adversarial(self._judge(target), target_is_real=True, for_discriminator=True)
+        fake = self.adversarial(self.discriminator(output.detach())[-1], target_is_real=False, for_discriminator=True)
+        real = self.adversarial(self.discriminator(target)[-1], target_is_real=True, for_discriminator=True)
         loss = 0.5 * (fake + real)
         return Loss("discriminator", loss, {"discriminator": loss.item()})
 
@@ -81,7 +75,7 @@ class AutoencoderStage(Stage):
 
     name = "autoencoder"
     kl_weight = 1e-6
-    adversarial_weight = 0.001
+    adversarial_weight = 0.005
     validation_images = 48
 
     def __init__(self, preset: Preset, data: Sequence[Path]) -> None:

@@ -1,0 +1,185 @@
+"""All parts of a data set, drawn by one or several processes; what is on disk is kept.
+
+A part is ``batch_size`` images that are drawn side by side. Its record, ``parts/00000.json``, is written last and marks
+it whole; a killed run begins again with the parts that have none. Each process computes with one thread, because
+another number of threads sums in another order: so the same plan gives the same files whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xreal
+from xreal.bulk.copies import CopyCheck, prepare_copy_check
+from xreal.bulk.drawing import draw_items
+from xreal.bulk.plan import Plan
+from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
+from xreal.bulk.tables import write_tables
+from xreal.bulk.writing import FOLDERS, write_result
+from xreal.errors import DataError, InputError, ModelError, OutputError
+from xreal.files import write_bytes
+from xreal.images import check_output_folder, write_json
+from xreal.models.folder import read_index, resolve_folder, weights_hash
+from xreal.pipeline import XRealPipeline
+
+__all__ = ["Job", "draw_part", "synthesize"]
+
+Progress = Callable[[Iterable[int], int], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to draw any part.
+
+    Attributes:
+        model: name or folder.
+        out: the data set's folder.
+        weights: hash of the model's weights.
+        masks: organ masks to choose from; none: the shape model.
+        copies: how near-copies are told, or None.
+    """
+
+    plan: Plan
+    model: str
+    out: Path
+    weights: str
+    masks: tuple[Path, ...] = ()
+    copies: CopyCheck | None = None
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return -(-self.plan.n // self.plan.batch_size)
+
+    def record(self, part: int) -> Path:
+        """Name the file that marks a part whole."""
+        return self.out / "parts" / f"{part:05d}.json"
+
+
+def synthesize(
+    plan: Plan,
+    model: str,
+    out: Path,
+    workers: int = 1,
+    progress: Progress = lambda parts, _: parts,
+) -> dict[str, Any]:
+    """Draw a data set, or what is missing of it, and write its tables.
+
+    Args:
+        plan: what it shall hold.
+        model: name of a bundled model, or folder.
+        out: its folder; a new one, or one that was begun with the same plan and model.
+        workers: processes that draw, about 1 GB of memory each.
+        progress: wraps the numbers of finished parts, given how many there will be.
+
+    Returns:
+        The summary, also in ``summary.json``.
+
+    Raises:
+        InputError: a plan that cannot be drawn, or no workers. DataError, MaskError: its folders do not hold what it
+            needs. ModelError: the model cannot be used. OutputError: ``out`` cannot be written, or was begun otherwise.
+    """
+    if workers < 1:
+        raise InputError(f"{workers} workers cannot draw anything; give at least 1")
+    folder = resolve_folder(model)
+    components = read_index(folder)
+    if "anatomy_controller" not in components:
+        raise ModelError(f"{model} has no anatomy_controller; train one with `xreal train anatomy`")
+    if plan.checks.min_dice > 0 and "segmenter" not in components:
+        raise ModelError(f"{model} has no segmenter to check images with; set checks: min_dice to 0, or train one")
+    masks, boxes = list_masks(plan.anatomies), read_boxes(plan.lesions.boxes)
+    check_places(plan, boxes)
+    job = Job(plan, model, out, weights_hash(folder), tuple(masks))
+    digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in masks)).hexdigest()[:16]
+    identity = {"plan": asdict(plan), "weights": job.weights, "xreal": xreal.__version__, "masks": digest}
+    _begin(out, json.loads(json.dumps(identity)), boxes)
+    missing = [part for part in range(job.parts) if not job.record(part).exists()]
+    if missing:
+        with tempfile.TemporaryDirectory() as shared:
+            if plan.checks.train:
+                job = replace(job, copies=prepare_copy_check(plan.checks.train, Path(shared) / "train.npy"))
+            with _parts(job, missing, workers) as done:
+                for _ in progress(done, len(missing)):
+                    pass
+    return write_tables(out, (job.record(part) for part in range(job.parts)), plan)
+
+
+def _begin(out: Path, identity: dict[str, Any], boxes: dict[str, Any]) -> None:
+    """Mark a new folder with what it will hold, or see that an old one is marked with the same."""
+    plan_file, boxes_file = out / "plan.json", out / "boxes.json"
+    if not plan_file.exists():
+        check_output_folder(out)
+        try:
+            for name in FOLDERS:
+                (out / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out} cannot be made a folder ({error}); choose another") from error
+        write_json(boxes_file, boxes)
+        write_json(plan_file, identity)
+        return
+    begun, known_boxes = json.loads(plan_file.read_text()), json.loads(boxes_file.read_text())
+    differing = [key for key in identity if begun.get(key) != identity[key]] + ["boxes"] * (known_boxes != boxes)
+    if differing:
+        raise OutputError(
+            f"{out} was begun with another {' and '.join(differing)}; "
+            "give the same plan and model to go on, or a new folder"
+        )
+
+
+@contextmanager
+def _parts(job: Job, missing: list[int], workers: int) -> Iterator[Iterable[int]]:
+    """Draw the missing parts and yield their numbers as they are done."""
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield (draw_part(job, part) for part in missing)
+        finally:
+            torch.set_num_threads(threads)
+            _open.cache_clear()
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)), multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
+    )
+    try:
+        yield (done.result() for done in as_completed([pool.submit(draw_part, job, part) for part in missing]))
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"a process that draws was killed, perhaps for want of memory; start again with fewer workers: what is in "
+            f"{job.out} is kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@lru_cache(maxsize=1)
+def _open(model: str) -> XRealPipeline:
+    pipeline = XRealPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw_part(job: Job, part: int) -> int:
+    """Draw one part, write its files, its record last, and return its number. It depends on the job alone."""
+    pipeline, plan = _open(job.model), job.plan
+    boxes = json.loads((job.out / "boxes.json").read_text())
+    first = part * plan.batch_size
+    indices = range(first, min(first + plan.batch_size, plan.n))
+    items = [sample_item(plan, index, pipeline.image_size, job.masks, boxes) for index in indices]
+    results = draw_items(pipeline, plan, items, job.copies)
+    records = [write_result(job.out, plan, result, job.weights) for result in results]
+    write_bytes(job.record(part), json.dumps(records).encode())
+    return part

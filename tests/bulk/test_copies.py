@@ -1,0 +1,57 @@
+"""Near-copies of training images: told from images of other patients, and kept out of a data set."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xreal.bulk.copies
+from xreal.bulk.copies import CopyCheck, prepare_copy_check
+from xreal.bulk.drawing import draw_items
+from xreal.bulk.plan import parse_plan
+from xreal.bulk.sampling import sample_item
+from xreal.data.contract import Sample
+from xreal.data.phantom import phantom
+from xreal.data.prepared import write_shard
+from xreal.errors import InputError
+from xreal.pipeline import XRealPipeline
+
+
+def write_phantoms(folder: Path, split: str, seeds: range) -> None:
+    images = [np.rint(phantom(seed, 64).image * 255).astype(np.uint8) for seed in seeds]
+    samples = [Sample(image, image_id=str(s), patient_id=str(s)) for s, image in zip(seeds, images, strict=True)]
+    write_shard(folder / f"{split}-00000.parquet", samples)
+
+
+def test_training_images_are_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[np.ndarray] = []
+    monkeypatch.setattr(xreal.bulk.copies, "FEWEST_HELD_OUT", 1)
+    monkeypatch.setattr(xreal.bulk.copies, "threshold", lambda held_out: limits.append(held_out) or held_out.max())
+    write_phantoms(tmp_path, "train", range(3, 5))
+    write_phantoms(tmp_path, "val", range(20, 21))
+    check = prepare_copy_check((str(tmp_path),), tmp_path / "train.npy")
+    assert len(limits[0]) == 1
+    own, other = (check.similarity(phantom(seed, 64).image[None]) for seed in (3, 30))
+    assert own[0] > 0.95 > other[0]
+    assert own[0] > check.limit
+
+
+def test_too_few_held_out_images_are_refused(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, "train", range(1))
+    write_phantoms(tmp_path, "val", range(20, 21))
+    with pytest.raises(InputError, match=r"1 X-rays in `val` cannot set a threshold.*with 99 or more"):
+        prepare_copy_check((str(tmp_path),), tmp_path / "train.npy")
+
+
+def test_a_copy_fails(tiny_pipeline: XRealPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = parse_plan({"images": [{"n": 2}], "draw": {"steps": 1}, "checks": {"min_dice": 0, "retries": 0}})
+    items = [sample_item(plan, index, 64, [], {}) for index in range(2)]
+
+    def similarity(self: Any, images: np.ndarray) -> np.ndarray:
+        return np.array([0.95, 0.5])
+
+    monkeypatch.setattr(CopyCheck, "similarity", similarity)
+    copied, fresh = draw_items(tiny_pipeline, plan, items, CopyCheck(Path("none.npy"), 0.9))
+    assert (copied.reasons, copied.similarity) == (("near-copy of a training image",), 0.95)
+    assert (fresh.reasons, fresh.similarity) == ((), 0.5)
