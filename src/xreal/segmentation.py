@@ -16,7 +16,7 @@ from xreal.models.folder import load_component, resolve_folder
 
 __all__ = ["load_segmenter", "mask_provider", "segment_files"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+_SUFFIXES = {".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 
 def load_segmenter(model: str) -> Segmenter:

@@ -71,3 +71,13 @@ def test_without_the_extra_nothing_is_drawn(
     assert run("generate", "--dicom", "--out", tmp_path / "out") == 2
     assert 'pip install "xreal-cxr[dicom]"' in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_dicom_files_is_segmented(
+    run: Run, drawn: Callable[..., Path], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "chests"
+    folder.mkdir()
+    (drawn("one") / "0000.dcm").rename(folder / "chest.DCM")
+    assert run("segment", folder, "--out", tmp_path / "masks", "--model", tiny_model_folder) == 0
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["chest.png"]

@@ -90,7 +90,7 @@ def _findings_table(report: dict[str, Any]) -> str:
     lines = ["| row | finding | n | " + " | ".join(FINDINGS) + " |", "|---" * (len(FINDINGS) + 3) + "|"]
     for row, findings in report["findings"].items():
         for finding, axis in findings.items():
-            n = max((one["n"] for one in axis.values()), default=0)
+            n = min((one["n"] for one in axis.values()), default=0)
             lines.append(
                 f"| {row} | {finding} | {n} | " + " | ".join(shown(axis.get(name)) for name in FINDINGS) + " |"
             )
