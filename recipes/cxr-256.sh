@@ -11,6 +11,7 @@
 #   autoencoder     640 × 16 crops    22 min, both threads        PSNR 34.6 dB, SSIM 0.938
 #   backbone      3,000 × 16          75 min, two processes       docs/results.md
 #   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
+#   decoder       1,000 ×  8 crops    28 min, one thread          PSNR 34.5 dB, SSIM 0.935
 #   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
 # The bundled backbone came by a detour: 34,000 images with min-SNR weights and without boxes, then from those weights

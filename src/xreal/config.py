@@ -162,7 +162,7 @@ _CXR_256 = Preset(
         "backbone": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "decoder": StageConfig(
-            steps=2000, batch_size=8, learning_rate=3e-4, crop=128, adversarial_from=0, ema_decay=0.995
+            steps=1000, batch_size=8, learning_rate=3e-4, crop=128, adversarial_from=0, ema_decay=0.995
         ),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=1300, batch_size=32, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99),
