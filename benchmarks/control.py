@@ -3,9 +3,10 @@
     python benchmarks/control.py --data PREPARED [--model cxr-256] [--n 100] [--lesions 50] [--finding Pneumonia]
         [--out control.json]
 
-PREPARED holds organ masks (`xreal prepare ... --segmenter cxr-256`). Rows of the conformance table: the model with
-default settings; the ceiling, real images against their own masks; the floor, generated images against the masks of
-others. The segmenter that judges is the model's own, so the ceiling is 1 by construction where it also made the masks.
+PREPARED holds organ masks (`xreal prepare ... --segmenter cxr-256`). Lesions go into the same masks, one each: give
+``--n`` at least as many. Rows of the conformance table: the model with default settings; the ceiling, real images
+against their own masks; the floor, generated images against the masks of others. The segmenter that judges is the
+model's own, so the ceiling is 1 by construction where it also made the masks.
 """
 
 from __future__ import annotations
