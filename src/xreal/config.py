@@ -70,7 +70,7 @@ class BackboneConfig:
     prediction_type: str = "v_prediction"
     beta_start: float = 0.0015  # METHOD: the paper's schedule, linear in √β
     beta_end: float = 0.0295
-    prompt_dropout: float = 0.1  # share of prompts replaced by "" so that guidance has its unprompted prediction
+    prompt_dropout: float = 0.3  # share of prompts replaced by "": healthy X-rays are drawn with that one
     detail_dropout: float = 0.5  # share of the other prompts that are one finding alone: findings must work alone
     box_weight: float = 8.0  # what the loss weighs more inside a finding's box when the finding is in the prompt
     box_sampling: float = 3.0  # how much more often images with boxes are drawn
@@ -191,6 +191,7 @@ _PAPER = Preset(
         heads=8,
         norm_num_groups=32,
         prediction_type="epsilon",
+        prompt_dropout=0.1,
         detail_dropout=0.0,
         box_weight=0.0,
         box_sampling=1.0,

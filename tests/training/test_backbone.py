@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from xreal.config import PRESETS
 from xreal.data.prepared import PreparedDataset
 from xreal.models.autoencoder import build_autoencoder
-from xreal.training.backbone import BackboneStage, balanced_weights, findings_alone
+from xreal.training.backbone import BackboneStage, balanced_weights, evened_dropout, findings_alone
 from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"]
@@ -33,6 +33,15 @@ def test_rare_findings_come_more_often() -> None:
     assert balanced_weights(findings, power=0).unique().tolist() == [1]
     even = balanced_weights(findings, power=1)
     assert even[:400].sum().item() == pytest.approx(even[400:].sum().item())
+
+
+def test_without_a_prompt_the_data_are_as_they_are() -> None:
+    weights = torch.tensor([1.0] * 90 + [4.0] * 10)
+    dropout = evened_dropout(weights, 0.3)
+    drawn = weights / weights.sum()
+    assert torch.allclose(drawn * dropout, torch.full((100,), 0.3 / 100))  # unprompted, each sample equally often
+    assert evened_dropout(torch.tensor([0.01, 1.0]), 0.9).max() == 1
+    assert not evened_dropout(weights, 0.0).any()
 
 
 def test_the_rarest_of_several_findings_counts_and_few_are_not_repeated_endlessly() -> None:
@@ -78,9 +87,11 @@ def test_augmented_copies_stand_beside_the_unchanged_one(phantom_data: Path, tmp
 
 def test_prompts_are_dropped_at_the_presets_share(phantom_data: Path, tmp_path: Path) -> None:
     stage = make(phantom_data, tmp_path)
+    _, drawn, _ = stage.batch(stage.sampling_weights.multinomial(4000, True).tolist(), torch.Generator().manual_seed(0))
+    unprompted = (drawn == stage.unprompted_ids).all(1).float().mean().item()
+    assert unprompted == pytest.approx(TINY.backbone.prompt_dropout, abs=0.03)
     _, ids, _ = stage.batch([0] * 2000, torch.Generator().manual_seed(0))
     empty = (ids == stage.unprompted_ids).all(1)
-    assert empty.float().mean().item() == pytest.approx(0.1, abs=0.03)
     alone = [(ids == stage.finding_ids[finding]).all(1) for finding in stage.findings[0]]
     full = (ids == stage.input_ids[0]).all(1)
     assert torch.stack([empty, *alone, full]).any(0).all()

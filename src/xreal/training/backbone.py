@@ -24,7 +24,7 @@ from xreal.training.latents import CachedLatents
 from xreal.training.stage import Loss, Stage
 from xreal.vocabulary import Finding
 
-__all__ = ["BackboneStage", "balanced_weights", "findings_alone"]
+__all__ = ["BackboneStage", "balanced_weights", "evened_dropout", "findings_alone"]
 
 _SHEET_PROMPTS = ("", "No Finding", "No Finding, PA view, female", "Pneumonia", "Pneumonia, AP view", "Edema, AP view")
 
@@ -41,6 +41,18 @@ def balanced_weights(findings: Sequence[tuple[Finding, ...]], power: float = 0.5
     counts = Counter(finding for names in findings for finding in names)
     rarest = [min((counts[name] for name in names), default=len(findings)) for names in findings]
     return torch.tensor([max(count, fewest) for count in rarest], dtype=torch.float32).pow(-power)
+
+
+def evened_dropout(sampling_weights: Tensor, rate: float) -> Tensor:
+    """Return how often each sample loses its prompt, (N,): all samples equally often in absolute numbers.
+
+    The prompt "" then means an X-ray as the data have them, not one of the rare findings that balancing repeats.
+
+    Args:
+        sampling_weights: (N,) > 0, how often samples are drawn.
+        rate: mean share of drawn samples without a prompt, 0 to 1; a little less where samples reach 1.
+    """
+    return (rate * sampling_weights.mean() / sampling_weights).clamp(max=1.0)
 
 
 def findings_alone(
@@ -125,6 +137,8 @@ class BackboneStage(Stage):
         self.sampling_weights = balanced_weights(train_data.findings) * torch.where(
             boxed, preset.backbone.box_sampling, 1.0
         )
+        # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
+        self.dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a copy and a prompt for each sample.
@@ -142,7 +156,7 @@ class BackboneStage(Stage):
         for index, brief, which, dropped in zip(indices, *choices, strict=True):
             names = self.findings[index]
             alone = brief < config.detail_dropout and len(names) > 0
-            prompted.append(dropped >= config.prompt_dropout)
+            prompted.append(dropped >= self.dropout[index])
             if not prompted[-1]:
                 ids.append(self.unprompted_ids[0])
             else:
