@@ -36,6 +36,7 @@ class AutoencoderConfig:
     patch_size: int = 4
     image_channels: int = 1
     mid_attention: bool = False
+    refine_channels: int = 0  # of the convolutions at full resolution that the decoder stage adds; 0: none
 
     @property
     def downsampling(self) -> int:
@@ -139,6 +140,7 @@ class Preset:
     stages: dict[str, StageConfig] = field(default_factory=dict)
     judge_segmenter: JudgeSegmenterConfig = JudgeSegmenterConfig()
     encoder: EncoderConfig = EncoderConfig()
+    variation_components: int = 16  # directions in which X-rays of one organ mask differ
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -152,7 +154,7 @@ class Preset:
 _CXR_256 = Preset(
     name="cxr-256",
     image_size=256,
-    autoencoder=AutoencoderConfig(),
+    autoencoder=AutoencoderConfig(latent_channels=8, refine_channels=16),
     text_encoder=TextEncoderConfig(),
     backbone=BackboneConfig(),
     segmenter=SegmenterConfig(),
@@ -233,6 +235,7 @@ _TINY = Preset(
     },
     judge_segmenter=JudgeSegmenterConfig(input_size=32, filters=4, norm_num_groups=2, blocks_down=(1, 1)),
     encoder=EncoderConfig(input_size=32, channels=(4, 4, 8, 8), norm_num_groups=2, fewest=1),
+    variation_components=2,
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (_CXR_256, _PAPER, _TINY)}

@@ -49,8 +49,9 @@ def default_blend(mode: str) -> AnatomyBlend:
 
     Half of the steps, as in the paper, leaves the contours to chance at 32×32 latents; eight tenths everywhere keeps
     them and with them the prior's softness. Half of the steps, but 0.9 along the contours, gives both (docs/log.md).
+    X-rays of one mask differ in regional mode as real ones do; the paper's have one prior.
     """
-    return AnatomyBlend(contour_until=0.9) if mode == "regional" else AnatomyBlend()
+    return AnatomyBlend(contour_until=0.9, variety=1.0) if mode == "regional" else AnatomyBlend()
 
 
 def check_settings(

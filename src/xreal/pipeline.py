@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class XRealEditOutput(BaseOutput):
 class XRealPipeline(DiffusionPipeline):
     """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240)."""
 
-    _optional_components = ["anatomy_controller", "segmenter"]  # noqa: RUF012 (diffusers' own way)
+    _optional_components = ["anatomy_controller", "anatomy_variation", "segmenter"]  # noqa: RUF012 (diffusers' own way)
     model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
 
     def __init__(
@@ -104,6 +104,7 @@ class XRealPipeline(DiffusionPipeline):
         unet: Any,
         scheduler: Any,
         anatomy_controller: Any = None,
+        anatomy_variation: Any = None,
         segmenter: Any = None,
     ) -> None:
         super().__init__()
@@ -114,6 +115,7 @@ class XRealPipeline(DiffusionPipeline):
             unet=unet,
             scheduler=scheduler,
             anatomy_controller=anatomy_controller,
+            anatomy_variation=anatomy_variation,
             segmenter=segmenter,
         )
 
@@ -188,7 +190,7 @@ class XRealPipeline(DiffusionPipeline):
             guidance: w; each lesion's own strength multiplies it.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.9 of
-                the steps along the contours.
+                the steps along the contours and with the variety of real X-rays, where the model knows it.
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
@@ -202,6 +204,8 @@ class XRealPipeline(DiffusionPipeline):
         two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
         blend = anatomy or default_blend(use.mode)
+        if self.anatomy_variation is None:
+            blend = replace(blend, variety=0.0)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(use.solver, self.scheduler, steps)
@@ -219,6 +223,8 @@ class XRealPipeline(DiffusionPipeline):
         if organs is not None:
             priors = draw_prior(self.anatomy_controller, organs)  # (B, 1 or 3, H, W)
             reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
+            if blend.variety > 0:
+                reference = reference + blend.variety * self.anatomy_variation(noise.reference_generators)
             keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
             keep_steps = anatomy_keep_steps(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
             keep = Keep(reference, keep_mask, keep_steps)

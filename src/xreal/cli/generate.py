@@ -44,6 +44,10 @@ def generate(
     anatomy_contour_until: Annotated[
         float | None, typer.Option(help="The same along the organs' contours; default 0.9, for two-pass 0.5.")
     ] = None,
+    anatomy_variety: Annotated[
+        float | None,
+        typer.Option(help="How much X-rays of one mask differ, 1 as real ones; default 1, for two-pass 0."),
+    ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave every pixel outside the lesions as in the healthy twin.")
@@ -78,10 +82,14 @@ def generate(
     from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
     settings = check_settings([seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start)
-    contour_until = (
-        default_blend(settings.mode).contour_until if anatomy_contour_until is None else anatomy_contour_until
+    usual = default_blend(settings.mode)
+    anatomy = AnatomyBlend(
+        anatomy_inside,
+        anatomy_outside,
+        anatomy_until,
+        usual.contour_until if anatomy_contour_until is None else anatomy_contour_until,
+        usual.variety if anatomy_variety is None else anatomy_variety,
     )
-    anatomy = AnatomyBlend(anatomy_inside, anatomy_outside, anatomy_until, contour_until)
     hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model)
     provenance = {

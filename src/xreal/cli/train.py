@@ -34,6 +34,9 @@ def train(
 
     changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     chosen = get_preset(preset)
+    if stage == "variation":
+        _learn_variation(data, out, chosen.variation_components)
+        return
     from xreal.models.folder import resolve_folder, write_index
     from xreal.training.loop import train as run
     from xreal.training.stages import STAGES, build_stage
@@ -73,3 +76,19 @@ def train(
     typer.echo("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if write_index(out):
         typer.echo(f"{out} is a complete model: xreal generate --model {out} …")
+
+
+def _learn_variation(data: list[Path], out: Path, components: int) -> None:
+    from rich.progress import Progress
+
+    from xreal.models.folder import write_index
+    from xreal.training.variation import learn_variation
+
+    with Progress() as progress:
+        task = progress.add_task("variation", total=None)
+        variation = learn_variation(
+            data, out, components, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    variation.save_pretrained(out / "anatomy_variation")
+    write_index(out)
+    typer.echo(f"{out / 'anatomy_variation'}: {components} components")

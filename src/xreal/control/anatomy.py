@@ -26,12 +26,16 @@ class AnatomyBlend:
         until: share of the steps, from the first, at which the prior is blended in.
         contour_until: the same along the organs' contours, if longer. A contour is what the mask asks for; what is
             within is the model's own, and the earlier it is let go, the more ribs and vessels it draws.
+        variety: how far the prior is moved from the mean chest towards one of its own exposure and build, in standard
+            deviations of X-rays of one mask; 0 is the mean chest, 1 as real ones differ. Needs a model that has
+            learnt how they differ (``anatomy_variation``).
     """
 
     inside: float = 1.0
     outside: float = 0.2
     until: float = 0.5
     contour_until: float = 0.0
+    variety: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -39,6 +43,8 @@ class AnatomyBlend:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"anatomy blend {name} is {value}; expected 0 to 1")
+        if not 0 <= self.variety <= 2:
+            raise InputError(f"anatomy blend variety is {self.variety}; expected 0 to 2")
 
 
 def organ_mask_to_pixels(organ_mask: Tensor, channels: int = 1) -> Tensor:
