@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torchmetrics.functional.classification import multiclass_cohen_kappa
-from torchmetrics.functional.nominal import fleiss_kappa as counted_fleiss_kappa
 
 from xreal.app.study.questions import Question
 
@@ -53,17 +52,21 @@ def fleiss_kappa(question: Question, answers: np.ndarray, seed: int = 0) -> Numb
 
     Args:
         question: what was asked.
-        answers: (N pictures, readers) values, all given.
+        answers: (N pictures, two or more readers) values, all given.
         seed: of the bootstrap over pictures.
 
     Returns:
         As ``cohen_kappa``.
     """
-    values = np.array(question.values)
-    counts = torch.from_numpy((answers[:, :, None] == values).sum(axis=1))
+    readers = answers.shape[1]
+    counts = (answers[:, :, None] == np.array(question.values)).sum(axis=1)
 
+    # Own code: torchmetrics' function adds 1e-5 below the fraction, and says 0 where κ is not defined.
     def kappa(rows: np.ndarray) -> float:
-        return float(counted_fleiss_kappa(counts[torch.from_numpy(rows)], mode="counts"))
+        drawn = counts[rows]
+        agreeing = ((drawn**2).sum(axis=1) - readers) / (readers * (readers - 1))  # Fleiss (1971), equation 2
+        by_chance = ((drawn.sum(axis=0) / drawn.sum()) ** 2).sum()
+        return math.nan if by_chance == 1 else float((agreeing.mean() - by_chance) / (1 - by_chance))
 
     return _with_interval(kappa, len(answers), seed)
 

@@ -16,10 +16,15 @@ from xreal.app.study.store import Reading, Store
 from xreal.errors import InputError
 from xreal.images import prepare_output_folder, write_bytes, write_json
 
-__all__ = ["write_study_report"]
+__all__ = ["study_report", "write_study_report"]
 
 Table = tuple[str, list[str], list[list[str]]]  # caption, head, rows
 _CSV = ("reader", "place", "sight", "picture", "group", "generated", "asked for")
+
+
+def study_report(store: Store) -> dict[str, Any]:
+    """Return the numbers of a study as it stands, see ``study_numbers``."""
+    return study_numbers(store.readings(), store.questions, store.progress(), store.real_share())
 
 
 def write_study_report(store: Store, out: Path, overwrite: bool = False) -> str:
@@ -36,7 +41,7 @@ def write_study_report(store: Store, out: Path, overwrite: bool = False) -> str:
     if not readings:
         raise InputError("no answer has been confirmed yet; the report needs at least one")
     prepare_output_folder(out, overwrite)
-    numbers = study_numbers(readings, store.questions, store.progress(), store.real_share())
+    numbers = study_report(store)
     tables = _tables(numbers)
     text = "\n".join(_markdown(table) for table in tables)
     write_json(out / "report.json", numbers)
