@@ -77,6 +77,14 @@ def test_agreement_is_not_defined_where_all_said_the_same() -> None:
     assert cohen_kappa(VERDICT, same[:0], same[:0]) == {"value": None, "low": None, "high": None, "n": 0}
 
 
+def test_few_pictures_have_no_interval() -> None:
+    few = np.array([0, 1, 0, 1])
+    assert cohen_kappa(VERDICT, few, few) == {"value": 1, "low": None, "high": None, "n": 4}
+    ratings = numbers([reading(1, i, 0) for i in (0, 1, 2, 3, 5, 6, 7, 8, 9)])["all"]["ratings"]
+    assert (ratings["real"]["realism"]["n"], ratings["real"]["realism"]["low"]) == (4, None)
+    assert (ratings["made"]["realism"]["n"], ratings["made"]["realism"]["low"]) == (5, 3)
+
+
 def test_accuracy_of_first_sights_against_chance() -> None:
     # Right on all real ones and on three of five generated ones; wrong at every second sight.
     first = [reading(1, i, int(i >= 7)) for i in range(10)]

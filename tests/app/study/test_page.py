@@ -120,7 +120,7 @@ def test_scripted_readers_give_exactly_the_numbers_that_they_were_told_to(browse
     assert one["accuracy"]["p"] == pytest.approx(2 / 2**16)
     assert (two["accuracy"]["value"], two["sensitivity"]["value"], two["specificity"]["value"]) == (0.5, 0, 1)
     assert two["accuracy"]["p"] == 1
-    assert one["kappa"]["verdict"] == {"value": 1, "low": 1, "high": 1, "n": 4}
+    assert one["kappa"]["verdict"] == {"value": 1, "low": None, "high": None, "n": 4}
     assert two["kappa"]["verdict"]["value"] is None
     ratings = numbers["all"]["ratings"]
     means = {group: {name: own["value"] for name, own in given.items()} for group, given in ratings.items()}

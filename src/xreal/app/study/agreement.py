@@ -11,10 +11,13 @@ from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from xreal.app.study.questions import Question
 
-__all__ = ["Number", "cohen_kappa", "fleiss_kappa", "number"]
+__all__ = ["FEWEST_FOR_INTERVAL", "Number", "cohen_kappa", "fleiss_kappa", "number"]
 
 Number = dict[str, float | int | None]
 _DRAWS = 500
+
+FEWEST_FOR_INTERVAL = 5
+"""Pictures below which there is no bootstrap interval: one picture drawn again and again has no spread at all."""
 _TWO_OPTIONS = 2
 
 
@@ -34,7 +37,8 @@ def cohen_kappa(question: Question, one: np.ndarray, other: np.ndarray, seed: in
         seed: of the bootstrap over pictures.
 
     Returns:
-        κ with its 95% interval; None where it is not defined: no pictures, or one same answer throughout.
+        κ with its 95% interval, from five pictures on; None where it is not defined: no pictures, or one same answer
+        throughout.
     """
     size = len(question.options)
     weights = None if size == _TWO_OPTIONS else "quadratic"
@@ -74,6 +78,8 @@ def fleiss_kappa(question: Question, answers: np.ndarray, seed: int = 0) -> Numb
 def _with_interval(kappa: Callable[[np.ndarray], float], n: int, seed: int) -> Number:
     if n == 0 or not math.isfinite(value := kappa(np.arange(n))):
         return number(math.nan, n)
+    if n < FEWEST_FOR_INTERVAL:
+        return number(value, n)
     picks = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
     drawn = np.array([kappa(rows) for rows in picks])
     low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])

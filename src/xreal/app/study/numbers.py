@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from xreal.app.study.agreement import Number, cohen_kappa, fleiss_kappa, number
+from xreal.app.study.agreement import FEWEST_FOR_INTERVAL, Number, cohen_kappa, fleiss_kappa, number
 from xreal.app.study.questions import VERDICT, Question
 from xreal.app.study.store import Reading
 from xreal.evaluation.control import mean_and_interval
@@ -117,6 +117,8 @@ def _per_picture(readings: Sequence[Reading], value: Any) -> list[float]:
 def _mean(values: Sequence[float]) -> Number:
     if not values:
         return number(np.nan, 0)
+    if len(values) < FEWEST_FOR_INTERVAL:
+        return number(float(np.mean(values)), len(values))
     mean, low, high = mean_and_interval(values)
     return number(mean, len(values), low, high)
 

@@ -45,7 +45,7 @@ REALISM = Question(
     "How realistic is it?",
     ((1, "clearly artificial"), (2, "rather artificial"), (3, "undecided"), (4, "rather real"), (5, "as a real X-ray")),
 )
-_ALIGNMENT = ((-2, "contradicts"), (-1, "mostly not"), (0, "cannot tell"), (1, "mostly"), (2, "exactly"))
+_ALIGNMENT = ((-2, "not at all"), (-1, "mostly not"), (0, "cannot tell"), (1, "mostly"), (2, "exactly"))
 ANATOMY = Question("anatomy", "Do the organs fill the outlines?", _ALIGNMENT, needs_request=True)
 PATHOLOGY = Question("pathology", "Does it show the findings asked for?", _ALIGNMENT, needs_request=True)
 QUESTIONS = (VERDICT, REALISM, ANATOMY, PATHOLOGY)
