@@ -1,6 +1,7 @@
 """Making a study: nothing that a reader gets tells what is generated."""
 
 import io
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -108,17 +109,28 @@ def test_real_pictures_are_as_many_as_generated_ones(make: Make, tmp_path: Path,
     assert kinds == {"real": 6, "made": 3, "other": 3}
 
 
-def test_a_model_draws_what_the_real_ones_show(
+def test_a_model_draws_after_real_ones_that_are_not_shown(
     chests: tuple[Path, Path], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
-    options = StudyOptions(chests[0], ("Anna",), out, model=str(tiny_model_folder), n=4)
+    options = StudyOptions(chests[0], ("Anna",), out, model=str(tiny_model_folder), n=50)
     make_study(options, lambda sequence, _: sequence, lambda _: None)
-    asked = rows(out, "SELECT generated, asked, count(*) FROM pictures GROUP BY generated, asked")
-    real, drawn = ({what: n for generated, what, n in asked if generated == kind} for kind in (0, 1))
-    assert real == drawn
-    assert sum(drawn.values()) == 4
-    assert (out / "generated/0003.json").is_file()
+    shown = {source for (source,) in rows(out, "SELECT source FROM pictures WHERE generated = 0")}
+    drawn = [json.loads(path.read_text()) for path in sorted((out / "generated").glob("*.json"))]
+    assert len(shown) == len(drawn) == 4
+    assert not shown & {record["like"] for record in drawn}
+    for record in drawn:
+        asked = json.loads((chests[0] / f"{record['like']}.json").read_text())["findings"]
+        assert record["findings"] == asked
+
+
+def test_a_drawn_picture_has_one_finding_and_so_has_a_shown_one(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    options = StudyOptions(phantom_data, ("Anna",), out, model=str(tiny_model_folder), split="train")
+    make_study(options, lambda sequence, _: sequence, lambda _: None)  # phantoms have two findings, one or none
+    assert {asked.count(",") for (asked,) in rows(out, "SELECT asked FROM pictures")} == {0}
 
 
 def test_real_x_rays_may_be_a_prepared_data_set_without_masks(
@@ -140,6 +152,7 @@ def test_bad_input_is_refused_and_nothing_written(make: Make, chests: tuple[Path
         ({"model": "cxr-256"}, InputError, "and not both"),
         ({"readers": ()}, InputError, "no reader"),
         ({"readers": ("Anna", "Anna")}, InputError, "expected different names"),
+        ({"generated": (), "model": "cxr-256", "real": single}, InputError, "--model needs at least 4"),
         ({"repeat": 0.7}, InputError, "expected 0 to 0.5"),
         ({"n": 1}, InputError, "n ≥ 2"),
         ({"generated": (chests[1], chests[1])}, InputError, "different names"),

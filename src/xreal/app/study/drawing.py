@@ -16,7 +16,7 @@ from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["draw_like", "open_model"]
+__all__ = ["draw_like", "first_findings", "open_model"]
 
 _BATCH = 4
 Track = Callable[[Sequence[int], str], Iterable[int]]
@@ -29,13 +29,18 @@ def open_model(model: str) -> XRealPipeline:
     return pipeline
 
 
+def first_findings(cases: Cases) -> Cases:
+    """Leave of every case its first finding alone, as a drawn one has; how many are asked for would tell them apart."""
+    return replace(cases, findings=tuple(own[:1] for own in cases.findings))
+
+
 def draw_like(real: Cases, model: str, pipeline: XRealPipeline, folder: Path, seed: int, track: Track) -> None:
-    """Draw one X-ray for each real one, with its organ mask and its first finding, and write them as cases.
+    """Draw one X-ray for each real one, with its organ mask and its finding, and write them as cases.
 
     The lesion goes where the real one lies; where that is not known, into a box in the lungs.
 
     Args:
-        real: with organ masks, at the model's size.
+        real: with organ masks and at most one finding each, at the model's size.
         model: name or folder, for the record.
         pipeline: that model.
         folder: new folder for the pictures, see ``write_case``.
@@ -51,12 +56,12 @@ def draw_like(real: Cases, model: str, pipeline: XRealPipeline, folder: Path, se
             raise InputError(f"no mask of both lungs for {name}; give real X-rays that show both, or their masks")
     boxes = sample_lung_boxes(real.organ_masks, seed)
     known = real.lesion_masks.any(axis=(1, 2), keepdims=True)
-    findings = [next((f for f in own if f is not Finding.NO_FINDING), None) for own in real.findings]
-    sick = np.array([finding is not None for finding in findings])[:, None, None]
+    findings = tuple(own or (Finding.NO_FINDING,) for own in real.findings)
+    sick = np.array([own[0] is not Finding.NO_FINDING for own in findings])[:, None, None]
     requests = replace(
         real,
         image_ids=tuple(f"{i:04d}" for i in range(len(real))),
-        findings=tuple((finding or Finding.NO_FINDING,) for finding in findings),
+        findings=findings,
         lesion_masks=np.where(sick, np.where(known, real.lesion_masks, boxes), 0).astype(np.float32),
         healthy=np.full_like(real.images, np.nan),
     )
@@ -71,4 +76,4 @@ def draw_like(real: Cases, model: str, pipeline: XRealPipeline, folder: Path, se
         seeds = [seed + start + i for i in range(len(part))]
         drawn = replace(part, images=pipeline(part.organ_masks, lesions, seeds).images)
         for i, one in enumerate(seeds):
-            write_case(folder, drawn, i, {"seed": one, "weights": weights})
+            write_case(folder, drawn, i, {"seed": one, "weights": weights, "like": real.image_ids[start + i]})

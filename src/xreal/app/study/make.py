@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
-from xreal.app.study.drawing import Track, draw_like, open_model
+from xreal.app.study.drawing import Track, draw_like, first_findings, open_model
 from xreal.app.study.groups import Group, find_organs, read_folder, read_prepared, same_frame, take_some
 from xreal.app.study.questions import ANATOMY, PATHOLOGY, REALISM, VERDICT
 from xreal.app.study.store import FILE_NAME, Picture, Presentation, Reader, Store
@@ -176,16 +176,26 @@ def _draw_groups(options: StudyOptions, track: Track) -> list[Group]:
     if not any(options.real.glob("*.parquet")):
         picture_paths(options.real)  # refuses a wrong folder before a model is loaded
     pipeline = open_model(options.model)
-    real = _read_real(replace(options, segmenter=options.segmenter or options.model), options.n, pipeline.image_size)
-    prepare_output_folder(options.out)
-    folder = options.out / "generated"
-    if real.cases.images.shape[1] != pipeline.image_size:
+    chosen = replace(options, segmenter=options.segmenter or options.model)
+    both = _read_real(chosen, 2 * options.n, pipeline.image_size)
+    if both.cases.images.shape[1] != pipeline.image_size:
         raise InputError(
-            f"{options.real} holds X-rays of {real.cases.images.shape[1]} pixels, {options.model} draws "
+            f"{options.real} holds X-rays of {both.cases.images.shape[1]} pixels, {options.model} draws "
             f"{pipeline.image_size}; prepare them at that size"
         )
-    draw_like(real.cases, options.model, pipeline, folder, options.seed, track)
-    return [real, read_folder(folder, "generated", True, None, 0, None)]
+    half = len(both.cases) // 2
+    if half < _FEWEST:
+        raise InputError(
+            f"{options.real} holds {len(both.cases)} X-rays; --model needs at least {2 * _FEWEST}, half to be shown "
+            "and half to draw after"
+        )
+    # Drawn after X-rays that are not shown: the same outlines on two pictures would say that one of them is drawn.
+    order = np.random.default_rng(options.seed).permutation(2 * half)
+    shown, owners = (first_findings(both.cases.take(part)) for part in (order[:half], order[half:]))
+    prepare_output_folder(options.out)
+    folder = options.out / "generated"
+    draw_like(owners, options.model, pipeline, folder, options.seed, track)
+    return [replace(both, cases=shown), read_folder(folder, "generated", True, None, 0, None)]
 
 
 def _balanced(groups: list[Group], seed: int) -> list[Group]:
