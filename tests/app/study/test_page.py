@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
@@ -89,6 +90,16 @@ def answer(page: Page, keys: str) -> None:
     for key in keys:
         page.keyboard.press(key)
     expect(page.locator("#confirm")).to_be_enabled()
+
+
+def saved(page: Page, store: Store, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Wait until the first reader's draft on the disk is as wanted."""
+    for _ in range(500):
+        draft = store.state(store.readers()[0])["current"]["answer"]
+        if draft and wanted(draft):
+            return draft
+        page.wait_for_timeout(20)
+    raise AssertionError(f"the draft stays {draft}")
 
 
 def read_all(page: Page, link: str, folder: Path, keys: Callable[[bool, bool], str]) -> int:
@@ -190,7 +201,6 @@ def test_marks_window_pause_and_questions_in_their_turn(browser: Browser, server
     link, _ = server.start()
     page = open_study(browser, link)
     store = Store(server.folder)
-    reader = store.readers()[0]
     box = page.locator("#canvas").bounding_box()
     side = min(box["width"], box["height"])
     left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
@@ -227,35 +237,43 @@ def test_marks_window_pause_and_questions_in_their_turn(browser: Browser, server
     drag([(0.75, 0.75)])
     drag([(0.1, 0.9)])
     page.keyboard.press("z")
-    expect(page.locator("#status")).to_have_text("saved")
-    page.wait_for_timeout(300)
-    marks = store.state(reader)["current"]["answer"]["marks"]
-    assert [len(stroke) for stroke in marks] == [3, 1]
+    marks = saved(page, store, lambda draft: [len(stroke) for stroke in draft["marks"]] == [3, 1])["marks"]
     assert marks[0] == [pytest.approx(point, abs=0.01) for point in ([0.25, 0.25], [0.5, 0.25], [0.5, 0.5])]
 
     page.keyboard.press("s")
     page.keyboard.press("2")
     expect(page.locator("#anatomy")).to_be_visible()
     expect(page.locator("#asked")).to_contain_text("Asked for: ")
+    page.keyboard.press("f")
+    assert page.evaluate("document.fullscreenElement !== null")
+
+
+def test_a_pause_hides_the_picture_keeps_the_answers_and_does_not_count(browser: Browser, server: Server) -> None:
+    link, _ = server.start()
+    page = browser.new_page()
+    page.clock.install()
+    page.goto(link)
+    expect(page.locator("#go")).to_be_enabled()
+    page.keyboard.press("Enter")
+    page.keyboard.press("s")
+    page.clock.fast_forward(100_000)
     page.keyboard.press("p")
     expect(page.locator("#title")).to_have_text("Paused")
     expect(page.locator("#reading")).to_be_hidden()
-    page.keyboard.press("r")  # goes nowhere while paused
-    seconds = store.state(reader)["current"]["answer"]["seconds"]
-    page.wait_for_timeout(1500)
+    store = Store(server.folder)
+    seconds = saved(page, store, lambda draft: draft["seconds"] >= 100)["seconds"]
+    page.keyboard.press("4")  # goes nowhere while paused
+    page.clock.fast_forward(1_000_000)
     page.reload()
     expect(page.locator("#go")).to_be_enabled()
+    page.clock.fast_forward(1_000_000)
     page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
     expect(page.locator("#verdict input:checked")).to_have_value("1")
-    page.keyboard.press("z")
-    page.wait_for_timeout(300)
-    after = store.state(reader)["current"]["answer"]
-    assert len(after["marks"]) == 1
-    assert after["seconds"] < seconds + 1.5  # the pause does not count
-    page.keyboard.press("f")
-    assert page.evaluate("document.fullscreenElement !== null")
+    expect(page.locator("#realism input:checked")).to_have_count(0)
+    page.keyboard.press("Tab")
+    page.keyboard.press("1")  # real after all: Tab went round to the first question
+    draft = saved(page, store, lambda draft: draft["values"] == {"verdict": 0})
+    assert seconds <= draft["seconds"] < 1000
 
 
 @pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
