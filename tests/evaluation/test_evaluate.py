@@ -186,7 +186,7 @@ def test_empty_folder_is_refused(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert run(*_command(data, judges, tmp_path / "out", "--generated", tmp_path / "empty")) == 2
-    assert "holds no PNG, JPEG or TIFF picture" in capsys.readouterr().err
+    assert "holds no PNG, JPEG, TIFF or DICOM picture" in capsys.readouterr().err
 
 
 def test_too_few_images_for_distances_are_said(

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 
-from xreal.cli import convert, edit, evaluate, generate, masks, prepare, segment, synthesize, train
+from xreal.cli import convert, edit, evaluate, generate, masks, prepare, segment, study, synthesize, train
 from xreal.errors import XRealError
 
 __all__ = ["app", "main"]
@@ -34,6 +34,7 @@ for command in (
     app.command()(command)
 app.add_typer(convert.convert, name="convert")
 app.add_typer(masks.app, name="masks")
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:

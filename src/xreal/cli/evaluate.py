@@ -24,9 +24,7 @@ def evaluate(
     two_pass_n: Annotated[int, typer.Option(help="Images of the row two-pass, which takes longest.")] = 20,
     only: Annotated[
         str,
-        typer.Option(
-            help="Axes: fidelity,anatomy,pathology,diversity,privacy,utility,readers; default the first five."
-        ),
+        typer.Option(help="Axes: fidelity,anatomy,pathology,diversity,privacy,utility; default the first five."),
     ] = "fidelity,anatomy,pathology,diversity,privacy",
     minutes: Annotated[
         float, typer.Option(help="Time limit of the axis utility; too short a one is refused at once.")

@@ -16,9 +16,11 @@ from xreal.images import fit_square, fit_square_mask, read_image, write_image, w
 from xreal.masks.organs import read_organ_mask, write_organ_mask
 from xreal.vocabulary import Finding, parse_finding
 
-__all__ = ["Cases", "joined", "read_cases", "write_case"]
+__all__ = ["Cases", "joined", "picture_paths", "read_cases", "write_case"]
 
-_SIDE_FILES = ("-healthy", "-organs", "-lesion", "-prior")
+_SIDE_FILES = ("-healthy", "-organs", "-lesion", "-prior", "-seg")
+_NO_CASES = ("sheet", "weight")  # what `xreal generate` and `xreal edit` write beside their pictures
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 
 
 @dataclass(frozen=True)
@@ -79,27 +81,44 @@ def joined(first: Cases, second: Cases) -> Cases:
     return Cases(**parts)
 
 
-def read_cases(folder: Path, size: int) -> Cases:
+def picture_paths(folder: Path) -> list[Path]:
+    """List the pictures of a folder by name, without what stands beside them; of several kinds of one name the first.
+
+    Raises:
+        DataError: the folder is missing or holds no pictures.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected PNG, JPEG, TIFF or DICOM pictures in it")
+    by_name: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: _SUFFIXES.index(s) if (s := _suffix(path)) else -1):
+        if _suffix(path) and not path.stem.endswith(_SIDE_FILES) and path.stem not in _NO_CASES:
+            by_name.setdefault(path.stem, path)
+    if not by_name:
+        raise DataError(f"{folder} holds no PNG, JPEG, TIFF or DICOM picture")
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return suffix if suffix in _SUFFIXES else ""
+
+
+def read_cases(folder: Path, size: int, paths: Sequence[Path] | None = None) -> Cases:
     """Read a folder of pictures from anywhere, fitted to ``size`` × ``size``.
 
     Beside a picture ``NAME.png`` may stand ``NAME-organs.png`` (the requested organ mask), ``NAME-lesion.png`` (the
     requested lesions, white), ``NAME-healthy.png`` (the twin) and ``NAME.json`` whose ``lesions`` or ``findings`` name
     what was asked for, as `xreal generate` and `xreal evaluate --model` write it.
 
+    Args:
+        folder: of the pictures.
+        size: pixels a side.
+        paths: those pictures of the folder alone, see ``picture_paths``.
+
     Raises:
         DataError: the folder is missing or holds no pictures.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected PNG, JPEG or TIFF pictures in it")
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-        and not path.stem.endswith(_SIDE_FILES)
-        and path.stem != "sheet"
-    )
-    if not paths:
-        raise DataError(f"{folder} holds no PNG, JPEG or TIFF picture to judge")
+    paths = picture_paths(folder) if paths is None else paths
     rows = [_read_case(path, size) for path in paths]
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     return Cases(

@@ -26,7 +26,6 @@ from xreal.evaluation.judges import Judges, extractors, load_judges
 from xreal.evaluation.options import Options, check_options
 from xreal.evaluation.plots import plot_similarities, plot_spectra
 from xreal.evaluation.privacy import FEWEST_HELD_OUT, nearest_training_images
-from xreal.evaluation.readers import write_reader_pack
 from xreal.evaluation.report import Picture, examples, pairs, write_report
 from xreal.evaluation.rows import REAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
 from xreal.evaluation.utility import forecast_utility
@@ -36,7 +35,6 @@ from xreal.pipeline import XRealPipeline
 __all__ = ["evaluate"]
 
 _DIVERSITY = (8, 4)  # organ masks, images of each
-_READ = 30  # real and generated images each in the readers' pack
 _MOST_REAL = 600  # real images that are judged; more only take longer
 
 
@@ -107,11 +105,6 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
         _privacy(options, real, rows, main, card, say)
     if "utility" in options.only:
         _utility(options, real, rows[main], main, card)
-    if "readers" in options.only and not (options.out / "readers-key.json").exists():
-        count = min(len(others), len(rows[main].cases), _READ)
-        shown = rows[main].cases.take(range(count))
-        write_reader_pack(options.out / "readers", options.out / "readers-key.json", others.take(range(count)), shown)
-        say(f"readers' pack: {options.out / 'readers'}; its key lies outside, in readers-key.json")
     card.pictures = examples(rows[main].cases, judges) | card.pictures
 
     about = _about(options, judges, len(real), rows)

@@ -10,7 +10,7 @@ from xreal.evaluation.judges import JUDGES
 
 __all__ = ["AXES", "Options", "check_options"]
 
-AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "utility", "readers")
+AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "utility")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def parse_lesion(text: str, height: int, width: int) -> Lesion:
             and radii), ``polygon:x,y,x,y,x,y,...`` (three corners or more), or the path of a painted picture;
             "@strength" may follow. In a picture, black and transparent pixels are not lesion and the brightest
             colour channel of the others is the mask's value, so paint on black, not on an X-ray.
-        height, width: of the organ mask, in pixels; a shape must lie inside, a picture must have this size.
+        height: of the organ mask, in pixels; a shape must lie inside, a picture must have this size.
+        width: the same.
 
     Raises:
         FindingError: the finding is unknown or "No Finding".
@@ -116,7 +117,8 @@ def parse_mask(place: str, height: int, width: int) -> LesionMask:
 
     Args:
         place: such as "box:40,120,90,170" or "paint.png".
-        height, width: of the image, in pixels; a shape must lie inside, a picture must have this size.
+        height: of the image, in pixels; a shape must lie inside, a picture must have this size.
+        width: the same.
 
     Returns:
         (height, width) float32 in [0, 1], not all zero.
