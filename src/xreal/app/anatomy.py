@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,6 @@ __all__ = [
     "from_mask",
     "from_sample",
     "from_xray",
-    "keep_paint",
     "measures",
     "reshape",
     "slider_ranges",
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 50_000_000
+SLIDER_STEPS = {"ctr": 0.01, "heart_scale": 0.01, "lung_scale": 0.01, "tilt": 0.5}
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,6 @@ def reshape(start: Start, shape: Shape) -> OrganMask:
     )
 
 
-def keep_paint(before: OrganMask, painted: OrganMask, after: OrganMask) -> OrganMask:
-    """Carry what was painted by hand over ``before`` to ``after``."""
-    return np.where(painted == before, after, painted).astype(np.uint8)
-
-
 def measures(organs: OrganMask) -> dict[str, float] | None:
     """Measure the organs; None where lungs or heart are missing."""
     try:
@@ -148,13 +144,20 @@ def measures(organs: OrganMask) -> dict[str, float] | None:
 
 
 def slider_ranges(organs: OrganMask) -> dict[str, tuple[float, float]] | None:
-    """Say how far each slider goes: the usual chests, and this one. None where the sliders can do nothing."""
+    """Say how far each slider goes, in steps of it: the usual chests, and this one. None where they can do nothing."""
     now = measures(organs)
     if now is None:
         return None
     neutral = {"ctr": now["ctr"], "heart_scale": 1.0, "lung_scale": 1.0, "tilt": 0.0}
     ranges = plausible_ranges(organs)
-    return {name: (min(low, neutral[name]), max(high, neutral[name])) for name, (low, high) in ranges.items()}
+    wide = {name: (min(low, neutral[name]), max(high, neutral[name])) for name, (low, high) in ranges.items()}
+    return {
+        name: (
+            math.floor(low / SLIDER_STEPS[name]) * SLIDER_STEPS[name],
+            math.ceil(high / SLIDER_STEPS[name]) * SLIDER_STEPS[name],
+        )
+        for name, (low, high) in wide.items()
+    }
 
 
 def without_paths(error: XRealError, *paths: Path | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,22 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """All that is painted: organs (SIDE, SIDE) and one layer per finding."""
+    """All that is painted.
+
+    Attributes:
+        organs: (SIDE, SIDE) labels as shown.
+        layers: one per finding.
+        paint: (SIDE, SIDE) uint8, 1 + label where an organ (or background) was painted by hand, else 0.
+    """
 
     organs: OrganMask
     layers: tuple[Layer, ...] = ()
+    paint: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((SIDE, SIDE), np.uint8))
+
+    def over(self, organs: OrganMask) -> Canvas:
+        """Return the same paint and findings over other organs."""
+        shown = np.where(self.paint > 0, self.paint - 1, organs).astype(np.uint8)
+        return replace(self, organs=shown)
 
     def lesions(self) -> list[Lesion]:
         """Return the layers that hold something.
@@ -102,7 +114,8 @@ def read_canvas(payload: Any) -> Canvas:
         layers.append(Layer(finding, decode_runs(layer.get("runs"), 1), float(strength)))
     if len({layer.finding for layer in layers}) < len(layers):
         raise InputError("a finding has two layers; expected one each. Remove one.")
-    return Canvas(decode_runs(payload.get("organs"), max(Organ)), tuple(layers))
+    organs, paint = decode_runs(payload.get("organs"), max(Organ)), decode_runs(payload.get("paint"), max(Organ) + 1)
+    return Canvas(organs, tuple(layers), paint)
 
 
 def show_canvas(canvas: Canvas) -> dict[str, Any]:
@@ -110,4 +123,4 @@ def show_canvas(canvas: Canvas) -> dict[str, Any]:
     layers = [
         {"finding": one.finding.value, "strength": one.strength, "runs": encode_runs(one.mask)} for one in canvas.layers
     ]
-    return {"organs": encode_runs(canvas.organs), "layers": layers}
+    return {"organs": encode_runs(canvas.organs), "paint": encode_runs(canvas.paint), "layers": layers}

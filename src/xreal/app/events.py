@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from xreal.app.anatomy import Shape, Start, from_mask, from_sample, from_xray, measures, slider_ranges, without_paths
-from xreal.app.canvas import read_canvas
+from xreal.app.canvas import Canvas, read_canvas, show_canvas
 from xreal.app.engine import Engine
 from xreal.app.job import Made, Step, check_job, run_job
 from xreal.app.pictures import png_uri, viewable
@@ -24,6 +24,7 @@ __all__ = ["Events"]
 
 Update = dict[str, Any]
 AS_QUALITY = "as the quality"
+FIRST_ANATOMY = 1  # its seed
 
 
 def _told(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,16 +59,22 @@ class Events:
 
     def open(self, request: gr.Request) -> Update:
         """Begin a visitor's session with a sampled anatomy."""
-        session = Session(from_sample(0), self.folder / str(request.session_hash))
-        return self._started(session, fresh=True)
+        session = Session(from_sample(FIRST_ANATOMY), self.folder / str(request.session_hash))
+        return self._started(session)
 
     @_told
-    def sample(self, session: Session, seed: float | None) -> Update:
+    def sample(self, session: Session, drawing: Any, seed: float | None) -> Update:
         """Start from a sampled anatomy; findings stay where they are painted."""
         seed = _whole(seed, "the anatomy's seed")
-        fresh = session.start.picture is not None
+        findings = read_canvas(drawing) if session.start.path is None else None
         session.begin(from_sample(seed))
-        return self._started(session, fresh)
+        return self._started(session, findings)
+
+    @_told
+    def sample_another(self, session: Session, drawing: Any, seed: float | None) -> Update:
+        """Start from the anatomy of the next seed."""
+        following = 0 if seed is None else int(seed) + 1
+        return {**self.sample(session, drawing, following), "anatomy_seed": following}
 
     @_told
     def load_mask(self, session: Session, path: str | None) -> Update:
@@ -75,7 +82,7 @@ class Events:
         if path is None:
             return {}
         session.begin(from_mask(Path(path)))
-        return self._started(session, fresh=True)
+        return self._started(session)
 
     @_told
     def load_xray(self, session: Session, path: str | None) -> Update:
@@ -83,21 +90,28 @@ class Events:
         if path is None:
             return {}
         session.begin(from_xray(Path(path), self.engine.find_organs))
-        return self._started(session, fresh=True)
+        return self._started(session)
 
-    def _started(self, session: Session, fresh: bool) -> Update:
+    def _started(self, session: Session, findings: Canvas | None = None) -> Update:
         start = session.start
         ranges, now = slider_ranges(start.organs), measures(start.organs)
         sliders: Update = {}
-        for name, neutral in (("ctr", now and now["ctr"]), ("heart_scale", 1), ("lung_scale", 1), ("tilt", 0)):
+        for name, neutral in (
+            ("ctr", now and round(now["ctr"], 2)),
+            ("heart_scale", 1),
+            ("lung_scale", 1),
+            ("tilt", 0),
+        ):
             if ranges is None:
                 sliders[name] = gr.update(interactive=False)
             else:
                 low, high = ranges[name]
-                sliders[name] = gr.update(minimum=low, maximum=high, value=neutral, interactive=True)
+                sliders[name] = gr.update(
+                    minimum=round(low, 2), maximum=round(high, 2), value=neutral, interactive=True
+                )
         return {
             "session": session,
-            "editor": session.canvas_value(start.organs, fresh=fresh),
+            "editor": session.fresh_canvas(findings),
             "edit": gr.update(visible=start.path is not None, value=start.path is not None),
             "about": _about(start, start.organs, start.notes),
             **sliders,
@@ -117,13 +131,13 @@ class Events:
 
     def _moved(self, session: Session, drawing: Any, shape: Shape) -> Update:
         try:
-            shown = session.move(shape, read_canvas(drawing).organs)
+            shown = session.move(shape, read_canvas(drawing))
         except InputError as error:  # said beside the sliders: a slider is moved on, not dismissed
             return {"about": f"**Not possible:** {error}"}
-        update: Update = {"editor": session.canvas_value(shown), "about": _about(session.start, shown)}
+        update: Update = {"editor": show_canvas(shown), "about": _about(session.start, shown.organs)}
         now = measures(session.drawn)
         if shape.ctr is None and now is not None:
-            update["ctr"] = now["ctr"]
+            update["ctr"] = round(now["ctr"], 2)
         return update | {"session": session}
 
     @_told
@@ -136,7 +150,7 @@ class Events:
         self._stops[str(request.session_hash)] = threading.Event()
         waiting = "Waiting for the model." if self.engine.ready else "Waiting for the model, which is being loaded."
         return {
-            "progress": f"<p role='status'>{waiting}</p>",
+            "progress": _status(waiting),
             "generate": gr.update(interactive=False),
             "stop": gr.update(interactive=True),
         }
@@ -144,7 +158,7 @@ class Events:
     def halt(self, request: gr.Request) -> Update:
         """Stop this visitor's job after the step under way, or before it begins."""
         self.leave(request)
-        return {"progress": "<p role='status'>Stopping.</p>"}
+        return {"progress": _status("Stopping.")}
 
     def leave(self, request: gr.Request) -> None:
         """Stop what a visitor who has left had asked for."""
@@ -176,7 +190,7 @@ class Events:
             for note in check_job(job):
                 gr.Warning(note)
             if stop.is_set():
-                yield {"progress": "<p role='status'>Stopped before it began.</p>", **rest}
+                yield {"progress": _status("Stopped before it began."), **rest}
                 return
             for update in run_job(self.engine, job, stop):
                 if isinstance(update, Step):
@@ -194,7 +208,7 @@ class Events:
         session.remember(results)
         count = f"{len(results)} image{'s' if len(results) != 1 else ''}"
         said = f"Stopped; {count} finished." if made.stopped else f"{count} in {made.seconds:.1f} s."
-        update: Update = {"progress": f"<p role='status'>{said}</p>", "session": session}
+        update: Update = {"progress": _status(said), "session": session}
         if results:
             update |= {"history": [(str(one.thumbnail), one.title) for one in session.history], **_shown(results[0])}
         return update
@@ -221,10 +235,13 @@ def _about(start: Start, organs: np.ndarray, notes: list[str] | None = None) -> 
     return "  \n".join([f"{title}. {said}", *(notes or [])])
 
 
+def _status(said: str, bar: str = "") -> str:
+    return f"<div class='xr-progress' role='status'>{said}{bar}</div>"
+
+
 def _stepped(step: Step) -> Update:
     said = f"Step {step.done} of {step.total}"
-    bar = f"<p role='status'>{said}</p><progress max='{step.total}' value='{step.done}'></progress>"
-    update: Update = {"progress": f"<div class='xr-progress'>{bar}</div>"}
+    update: Update = {"progress": _status(said, f"<progress max='{step.total}' value='{step.done}'></progress>")}
     if step.preview is not None:
         shown = png_uri(viewable(step.preview))
         update["viewer"] = {"title": said, "image": shown, "twin": None, "twinName": "", "outlines": None}

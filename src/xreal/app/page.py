@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
+from xreal.app.anatomy import SLIDER_STEPS
 from xreal.app.canvas import MAX_LAYERS
 from xreal.app.engine import Engine
-from xreal.app.events import AS_QUALITY, Events
+from xreal.app.events import AS_QUALITY, FIRST_ANATOMY, Events
 from xreal.app.job import MAX_IMAGES
 from xreal.app.pictures import FINDING_COLOURS, ORGAN_COLOURS
 from xreal.app.results import NOTICE
@@ -45,13 +46,18 @@ def build_page(engine: Engine, events: Events) -> gr.Blocks:
         events: what happens.
     """
     parts: dict[str, Any] = {}
-    with gr.Blocks(title="XReal studio", analytics_enabled=False, delete_cache=(600, 6 * 3600)) as page:
+    with gr.Blocks(
+        title="XReal studio", fill_width=True, analytics_enabled=False, delete_cache=(600, 6 * 3600)
+    ) as page:
         parts["session"] = gr.State(time_to_live=6 * 3600, delete_callback=_forget)
         gr.HTML(f"<div class='xr-banner'><h1>XReal studio</h1><strong>{NOTICE.capitalize()}</strong></div>")
         with gr.Row():
-            with gr.Column(scale=3, min_width=270):
-                _anatomy(parts)
-            with gr.Column(scale=4, min_width=320):
+            with gr.Column(scale=3, min_width=290, elem_id="settings"):
+                with gr.Column(elem_id="anatomy"):
+                    _anatomy(parts)
+                with gr.Column(elem_id="drawing"):
+                    _drawing(parts)
+            with gr.Column(scale=4, min_width=320, elem_id="painting"):
                 parts["editor"] = gr.HTML(
                     elem_id="editor",
                     html_template=static("editor.html"),
@@ -61,8 +67,12 @@ def build_page(engine: Engine, events: Events) -> gr.Blocks:
                     findings=_findings(engine),
                     maxLayers=MAX_LAYERS,
                 )
-            with gr.Column(scale=4, min_width=320):
-                _drawing(parts)
+            with gr.Column(scale=4, min_width=320, elem_id="result"):
+                parts["progress"] = gr.HTML(elem_id="progress")
+                parts["viewer"] = gr.HTML(
+                    elem_id="viewer", html_template=static("viewer.html"), js_on_load=static("viewer.js")
+                )
+                parts["table"] = gr.HTML(elem_id="table")
         _files(parts)
         _wire(page, parts, events)
     return page
@@ -75,8 +85,8 @@ def _forget(session: Any) -> None:
 
 def _anatomy(parts: dict[str, Any]) -> None:
     with gr.Tab("Sample"), gr.Row():
-        parts["anatomy_seed"] = gr.Number(0, label="Anatomy's seed", precision=0, minimum=0, min_width=80)
-        parts["sample"] = gr.Button("Sample anatomy", min_width=100)
+        parts["anatomy_seed"] = gr.Number(FIRST_ANATOMY, label="Anatomy's seed", precision=0, minimum=0, min_width=80)
+        parts["sample"] = gr.Button("Sample another", min_width=80, elem_id="sample")
     with gr.Tab("Organ mask"):
         parts["mask_file"] = gr.File(
             label="PNG, TIFF, NPY or DICOM Segmentation", type="filepath", height=110, elem_id="mask-file"
@@ -89,10 +99,10 @@ def _anatomy(parts: dict[str, Any]) -> None:
     parts["edit"] = gr.Checkbox(
         True, label="Edit this X-ray", info="Else a new X-ray is drawn with its organs.", visible=False
     )
-    parts["ctr"] = gr.Slider(0.35, 0.65, 0.5, step=0.01, label="Cardiothoracic ratio", elem_id="ctr")
-    parts["heart_scale"] = gr.Slider(0.8, 1.2, 1, step=0.01, label="Heart size", elem_id="heart")
-    parts["lung_scale"] = gr.Slider(0.8, 1.2, 1, step=0.01, label="Lung size", elem_id="lungs")
-    parts["tilt"] = gr.Slider(-6, 6, 0, step=0.5, label="Tilt (degrees)", elem_id="tilt")
+    parts["ctr"] = gr.Slider(0.35, 0.65, 0.5, step=SLIDER_STEPS["ctr"], label="Cardiothoracic ratio", elem_id="ctr")
+    parts["heart_scale"] = gr.Slider(0.8, 1.2, 1, step=SLIDER_STEPS["heart_scale"], label="Heart size", elem_id="heart")
+    parts["lung_scale"] = gr.Slider(0.8, 1.2, 1, step=SLIDER_STEPS["lung_scale"], label="Lung size", elem_id="lungs")
+    parts["tilt"] = gr.Slider(-6, 6, 0, step=SLIDER_STEPS["tilt"], label="Tilt by (degrees, clockwise)", elem_id="tilt")
 
 
 def _drawing(parts: dict[str, Any]) -> None:
@@ -100,7 +110,7 @@ def _drawing(parts: dict[str, Any]) -> None:
         parts["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
         parts["number"] = gr.Number(1, label="Images", precision=0, minimum=1, maximum=MAX_IMAGES, min_width=70)
         parts["quality"] = gr.Dropdown(
-            ["draft", "default", "reference"], value="default", label="Quality", min_width=100
+            ["draft", "default", "reference"], value="default", label="Quality", scale=2, min_width=130
         )
     with gr.Accordion("Mode", open=False):
         parts["mode"] = gr.Radio([AS_QUALITY, "regional", "two-pass"], value=AS_QUALITY, label="Mode")
@@ -108,23 +118,21 @@ def _drawing(parts: dict[str, Any]) -> None:
     with gr.Row():
         parts["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", min_width=100)
         parts["stop"] = gr.Button("Stop", interactive=False, elem_id="stop", min_width=60)
-    parts["progress"] = gr.HTML(elem_id="progress", min_height=24)
-    parts["viewer"] = gr.HTML(elem_id="viewer", html_template=static("viewer.html"), js_on_load=static("viewer.js"))
-    parts["table"] = gr.HTML(elem_id="table")
 
 
 def _files(parts: dict[str, Any]) -> None:
     parts["history"] = gr.Gallery(
         label=f"History of this session ({NOTICE})",
         columns=8,
-        height=190,
+        height=170,
+        object_fit="contain",
         allow_preview=False,
         interactive=False,
         elem_id="history",
     )
     with gr.Row():
         parts["files"] = gr.File(
-            label=f"Download ({NOTICE})", file_count="multiple", interactive=False, elem_id="files"
+            label=f"Download ({NOTICE})", file_count="multiple", interactive=False, height=260, elem_id="files"
         )
         with gr.Column():
             parts["command"] = gr.Textbox(
@@ -138,6 +146,7 @@ def _files(parts: dict[str, Any]) -> None:
 
 def _wire(page: gr.Blocks, parts: dict[str, Any], events: Events) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    live: dict[str, Any] = {**quiet, "trigger_mode": "always_last"}
     sliders = [parts[name] for name in ("heart_scale", "lung_scale", "tilt")]
     anatomy = [
         parts[name] for name in ("session", "editor", "edit", "about", "ctr", "heart_scale", "lung_scale", "tilt")
@@ -147,11 +156,12 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], events: Events) -> None:
     by_name = functools.partial(_by_name, parts)
 
     page.load(by_name(events.open), None, anatomy, **quiet)
-    parts["sample"].click(by_name(events.sample), [session, parts["anatomy_seed"]], anatomy, **quiet)
+    seed = parts["anatomy_seed"]
+    parts["sample"].click(by_name(events.sample_another), [session, editor, seed], [*anatomy, seed], **quiet)
+    seed.input(by_name(events.sample), [session, editor, seed], anatomy, **live)
     for name, load in (("mask_file", events.load_mask), ("xray_file", events.load_xray)):
         loading = {**quiet, "show_progress": "minimal", "show_progress_on": parts["about"]}
         parts[name].upload(by_name(load), [session, parts[name]], anatomy, **loading)
-    live: dict[str, Any] = {**quiet, "trigger_mode": "always_last"}
     parts["ctr"].input(by_name(events.move_ctr), [session, editor, parts["ctr"], *sliders], anatomy, **live)
     for slider in sliders:
         slider.input(by_name(events.move), [session, editor, *sliders], anatomy, **live)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from xreal.app.anatomy import Shape, Start, keep_paint, reshape
-from xreal.app.canvas import Canvas, encode_runs
+from xreal.app.anatomy import Shape, Start, reshape
+from xreal.app.canvas import Canvas, show_canvas
 from xreal.app.job import Job
 from xreal.app.pictures import png_uri
 from xreal.app.results import Result
@@ -48,32 +48,24 @@ class Session:
         """Begin again from another anatomy; the history stays."""
         self.start, self.shape, self.drawn = start, Shape(), start.organs
 
-    def move(self, shape: Shape, painted: OrganMask) -> OrganMask:
+    def move(self, shape: Shape, canvas: Canvas) -> Canvas:
         """Set the sliders; what was painted stays where it is.
 
         Raises:
             MaskError: no such chest; nothing changes.
         """
-        after = reshape(self.start, shape)
-        shown = keep_paint(self.drawn, painted, after)
-        self.shape, self.drawn = shape, after
-        return shown
+        self.drawn, self.shape = reshape(self.start, shape), shape
+        return canvas.over(self.drawn)
 
-    def canvas_value(self, organs: OrganMask, *, fresh: bool = False) -> dict[str, Any]:
-        """Say what the page shall show: organs, and of a fresh X-ray or mask no findings.
+    def fresh_canvas(self, findings: Canvas | None = None) -> dict[str, Any]:
+        """Write what the page shows of a new start: its organs, its X-ray if it has one, no paint.
 
         Args:
-            organs: (SIDE, SIDE).
-            fresh: another X-ray or none, and no findings.
+            findings: those of this canvas stay; None: none.
         """
-        value: dict[str, Any] = {"organs": encode_runs(organs)}
-        if fresh:
-            value |= {"layers": [], "picture": self.picture()}
-        return value
-
-    def picture(self) -> str | None:
-        """Return the X-ray below the organs as a data URI."""
-        return None if self.start.picture is None else png_uri(self.start.picture)
+        canvas = Canvas(self.start.organs, () if findings is None else findings.layers)
+        picture = None if self.start.picture is None else png_uri(self.start.picture)
+        return show_canvas(canvas) | {"fresh": True, "picture": picture}
 
     def job(self, canvas: Canvas, edit: bool, **settings: Any) -> Job:
         """Put together what is asked.

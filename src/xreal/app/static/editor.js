@@ -1,10 +1,11 @@
 // The canvas on which organs and findings are painted. Runs in the scope that Gradio gives it: element, props, watch,
-// trigger. props.value is {organs, layers, stroke}; runs are label, length, label, length, … row by row.
+// trigger. props.value is {organs, paint, layers, stroke}: organs as shown; paint is 1 + label where painted by hand,
+// else 0. Label maps are runs: label, length, label, length, … row by row.
 const SIDE = 256, MAX_LAYERS = props.maxLayers;
 const canvas = element.querySelector(".xe-canvas"), context = canvas.getContext("2d");
 const small = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
 const organNames = ["Background", "Left lung", "Right lung", "Heart", "Aorta"];
-const state = { organs: new Uint8Array(SIDE * SIDE), layers: [], target: 3, tool: "brush", size: 12, stroke: 0 };
+const state = { organs: new Uint8Array(SIDE * SIDE), paint: new Uint8Array(SIDE * SIDE), layers: [], target: 3, tool: "brush", size: 12, stroke: 0 };
 const undo = [];
 let picture = null, drag = null;
 
@@ -64,7 +65,10 @@ function mark(inside, x0, y0, x1, y1) {
   const labels = layer ? layer.mask : state.organs, label = erase ? 0 : layer ? 1 : state.target;
   for (let y = Math.max(0, Math.floor(y0)); y < Math.min(SIDE, Math.ceil(y1)); y++)
     for (let x = Math.max(0, Math.floor(x0)); x < Math.min(SIDE, Math.ceil(x1)); x++)
-      if (inside(x + 0.5, y + 0.5)) labels[y * SIDE + x] = label;
+      if (inside(x + 0.5, y + 0.5)) {
+        labels[y * SIDE + x] = label;
+        if (!layer) state.paint[y * SIDE + x] = label + 1;
+      }
 }
 
 function brush(from, to) {
@@ -76,14 +80,14 @@ function brush(from, to) {
 }
 
 function snapshot() {
-  undo.push({ organs: state.organs.slice(), masks: state.layers.map((layer) => [layer.finding, layer.mask.slice()]) });
+  undo.push({ organs: state.organs.slice(), paint: state.paint.slice(), masks: state.layers.map((layer) => [layer.finding, layer.mask.slice()]) });
   if (undo.length > 20) undo.shift();
 }
 
 function send(byHand = true) {
   state.stroke++;
   const layers = state.layers.map(({ finding, strength, mask }) => ({ finding, strength, runs: toRuns(mask) }));
-  props.value = { organs: toRuns(state.organs), layers, stroke: state.stroke };
+  props.value = { organs: toRuns(state.organs), paint: toRuns(state.paint), layers, stroke: state.stroke };
   if (byHand) trigger("input");
 }
 
@@ -190,6 +194,7 @@ element.querySelector("[data-do=undo]").addEventListener("click", () => {
   const before = undo.pop();
   if (!before) return;
   state.organs = before.organs;
+  state.paint = before.paint;
   for (const [finding, mask] of before.masks) {
     const layer = state.layers.find((one) => one.finding === finding);
     if (layer) layer.mask = mask;
@@ -214,16 +219,16 @@ add.addEventListener("change", () => {
   send();
 });
 
-// What the server sends: organs always; layers and the X-ray below them only where they change.
+// What the server sends: organs always; of a fresh start also no paint, the findings that stay, and the X-ray below.
 function receive() {
   const value = props.value;
   if (!value || value.stroke !== undefined) return;
   state.organs = fromRuns(value.organs);
-  if (value.layers) {
+  if (value.fresh) {
+    undo.length = 0;
+    state.paint = fromRuns(value.paint);
     state.layers = value.layers.map(({ finding, strength, runs }) => ({ finding, strength, mask: fromRuns(runs) }));
     state.target = 3;
-  }
-  if (value.picture !== undefined) {
     picture = null;
     if (value.picture) {
       const loaded = new Image();
