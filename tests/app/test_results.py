@@ -1,9 +1,7 @@
 """What is handed out: all files, marked as synthetic, and a command and a program that draw the same again."""
 
 import json
-import os
-import subprocess
-import sys
+import shlex
 import threading
 import zipfile
 from collections.abc import Callable
@@ -21,9 +19,12 @@ from xreal.data.phantom import phantom
 from xreal.images import write_image
 from xreal.masks.lesions import Lesion
 
+Make = Callable[[Job], list[Result]]
+DrawAgain = Callable[[Result, Path], list[np.ndarray]]
+
 
 @pytest.fixture
-def make(engine: Engine, tmp_path: Path) -> Callable[[Job], list[Result]]:
+def make(engine: Engine, tmp_path: Path) -> Make:
     def run(job: Job) -> list[Result]:
         *_, made = run_job(engine, job, threading.Event())
         assert isinstance(made, Made)
@@ -47,19 +48,21 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture).astype(np.int64)
 
 
-def draw_again(result: Result, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Follow the command and the program; returns what each draws."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "xreal.cli", *result.command.split()[1:]]
-    for words in (command, [sys.executable, "-c", result.script]):
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-    return pixels(folder / "again" / "0000.png"), pixels(folder / "again.png")
+@pytest.fixture
+def draw_again(run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> DrawAgain:
+    """Return a function that follows the command and the program, and returns what each draws."""
+
+    def draw(result: Result, folder: Path) -> list[np.ndarray]:
+        monkeypatch.chdir(folder)
+        assert run(*shlex.split(result.command)[1:]) == 0
+        exec(result.script, {})
+        return [pixels(folder / "again" / "0000.png"), pixels(folder / "again.png")]
+
+    return draw
 
 
-@pytest.mark.slow
 def test_command_and_program_draw_the_same_image(
-    make: Callable[[Job], list[Result]], job: Job, tmp_path: Path, tiny_model_folder: Path
+    make: Make, job: Job, tmp_path: Path, tiny_model_folder: Path, draw_again: DrawAgain
 ) -> None:
     result = make(replace(job, number=2, exact=True))[1]  # the second: its seed is 8
     assert "--lesion Pneumonia=pneumonia.png@0.8 --seed 8 --quality draft --exact" in result.command
@@ -69,9 +72,13 @@ def test_command_and_program_draw_the_same_image(
         assert np.abs(again - wanted).max() <= 1  # drawn alone or with others, but for rounding
 
 
-@pytest.mark.slow
 def test_command_and_program_make_the_same_edit(
-    make: Callable[[Job], list[Result]], pneumonia: Lesion, organs: np.ndarray, tmp_path: Path, tiny_model_folder: Path
+    make: Make,
+    pneumonia: Lesion,
+    organs: np.ndarray,
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    draw_again: DrawAgain,
 ) -> None:
     write_image(tmp_path / "a chest.png", phantom(3, 96).image[:, :80], bits=16)
     asked = Job(organs, [pneumonia], seed=2, quality="draft", xray=tmp_path / "a chest.png")
@@ -85,9 +92,7 @@ def test_command_and_program_make_the_same_edit(
     assert json.loads((folder / "0000.json").read_text())["conformance"].keys() == {"left lung", "right lung", "heart"}
 
 
-def test_everything_is_handed_out_and_says_synthetic(
-    make: Callable[[Job], list[Result]], job: Job, tmp_path: Path
-) -> None:
+def test_everything_is_handed_out_and_says_synthetic(make: Make, job: Job, tmp_path: Path) -> None:
     (result,) = make(job)
     names = [path.name for path in result.files]
     wanted = {"0000.png", "0000-healthy.png", "0000.json", "0000.dcm", "0000-healthy.dcm", "0000-seg.dcm"}
@@ -104,7 +109,7 @@ def test_everything_is_handed_out_and_says_synthetic(
     assert all(str(tmp_path).encode() not in text for text in texts)
 
 
-def test_the_viewer_gets_twin_outlines_and_scores(make: Callable[[Job], list[Result]], job: Job) -> None:
+def test_the_viewer_gets_twin_outlines_and_scores(make: Make, job: Job) -> None:
     (result,) = make(job)
     assert result.view["twinName"] == "healthy twin"
     assert all(result.view[name].startswith("data:image/png;base64,") for name in ("image", "twin", "outlines"))

@@ -60,7 +60,7 @@ class Events:
     def open(self, request: gr.Request) -> Update:
         """Begin a visitor's session with a sampled anatomy."""
         session = Session(from_sample(FIRST_ANATOMY), self.folder / str(request.session_hash))
-        return self._started(session)
+        return {**self._started(session), "generate": gr.update(interactive=True)}
 
     @_told
     def sample(self, session: Session, drawing: Any, seed: float | None) -> Update:

@@ -116,7 +116,9 @@ def _drawing(parts: dict[str, Any]) -> None:
         parts["mode"] = gr.Radio([AS_QUALITY, "regional", "two-pass"], value=AS_QUALITY, label="Mode")
         parts["exact"] = gr.Checkbox(False, label="Leave every pixel beyond the findings as in the healthy twin")
     with gr.Row():
-        parts["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", min_width=100)
+        parts["generate"] = gr.Button(
+            "Generate", variant="primary", interactive=False, elem_id="generate", min_width=100
+        )
         parts["stop"] = gr.Button("Stop", interactive=False, elem_id="stop", min_width=60)
 
 
@@ -155,7 +157,7 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], events: Events) -> None:
     session, editor = parts["session"], parts["editor"]
     by_name = functools.partial(_by_name, parts)
 
-    page.load(by_name(events.open), None, anatomy, **quiet)
+    page.load(by_name(events.open), None, [*anatomy, parts["generate"]], **quiet)
     seed = parts["anatomy_seed"]
     parts["sample"].click(by_name(events.sample_another), [session, editor, seed], [*anatomy, seed], **quiet)
     seed.input(by_name(events.sample), [session, editor, seed], anatomy, **live)

@@ -223,6 +223,7 @@ add.addEventListener("change", () => {
 function receive() {
   const value = props.value;
   if (!value || value.stroke !== undefined) return;
+  element.querySelector(".xe").classList.remove("xe-waiting");
   state.organs = fromRuns(value.organs);
   if (value.fresh) {
     undo.length = 0;
