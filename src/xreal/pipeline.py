@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ from xreal.models.folder import load_components, resolve_folder
 from xreal.models.text_encoder import encode_prompts
 from xreal.vocabulary import Finding
 
-__all__ = ["XRealEditOutput", "XRealPipeline", "XRealPipelineOutput"]
+__all__ = ["StepCallback", "XRealEditOutput", "XRealPipeline", "XRealPipelineOutput"]
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 REMOVAL_GUIDANCE = 3.0  # towards "No Finding": what is there is drawn anew, so less is needed than for a lesion
 FEATHER_PIXELS = 6.0  # soft edge of the exact composite, a bit under one latent (8 pixels)
@@ -172,6 +174,7 @@ class XRealPipeline(DiffusionPipeline):
         anatomy: AnatomyBlend | None = None,
         lesion_start: float = 0.2,
         exact: bool = False,
+        callback_on_step_end: StepCallback | None = None,
     ) -> XRealPipelineOutput:
         """Draw one chest X-ray per seed.
 
@@ -194,6 +197,9 @@ class XRealPipeline(DiffusionPipeline):
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
+            callback_on_step_end: called after each step as in diffusers: pipeline, number of the step (two-pass counts
+                on), timestep, ``{"latents": ...}``: (B, c, h, w), with lesions in regional mode (2B, c, h, w), healthy
+                twins first. It may return such a dictionary, with other latents, and raise to stop.
 
         Raises:
             InputError: a setting is out of range; MaskError, FindingError: a mask or a lesion is not usable.
@@ -231,7 +237,8 @@ class XRealPipeline(DiffusionPipeline):
 
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = None if two_pass else findings
-        healthy_latents, latents = self._draw(engine, noise, keep, base, together, round(lesion_start * steps), eta)
+        start = round(lesion_start * steps)
+        healthy_latents, latents = self._draw(engine, noise, keep, base, together, start, eta, callback_on_step_end)
         healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
@@ -241,7 +248,8 @@ class XRealPipeline(DiffusionPipeline):
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(self.vae, healthy, noise.reference_generators)
             engine = build_solver(use.solver, self.scheduler, steps)
-            images = decode_pixels(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
+            latents = self._inpaint(engine, noise, reference, base, findings, eta, callback_on_step_end)
+            images = decode_pixels(self.vae, latents)
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
@@ -285,6 +293,7 @@ class XRealPipeline(DiffusionPipeline):
         solver: str = "dpm++",
         steps: int = 30,
         guidance: float = 7.0,
+        callback_on_step_end: StepCallback | None = None,
     ) -> XRealEditOutput:
         """Change a given X-ray, once per seed: add lesions, remove findings, move organs.
 
@@ -304,6 +313,7 @@ class XRealPipeline(DiffusionPipeline):
             solver: "dpm++", "ddim" (η = 0), "unipc" or "euler".
             steps: of the solver.
             guidance: w; each lesion's own strength multiplies it.
+            callback_on_step_end: as in ``__call__``.
 
         Raises:
             InputError: a setting is out of range, or nothing is asked; ImageError, MaskError: image or mask not usable.
@@ -342,7 +352,7 @@ class XRealPipeline(DiffusionPipeline):
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
         findings = self._encode_findings([wanted] * count, binary=False)
         start = steps - round(strength * steps)
-        _, latents = self._draw(engine, noise, keep, base, findings, start, 0.0)
+        _, latents = self._draw(engine, noise, keep, base, findings, start, 0.0, callback_on_step_end)
 
         # 4. The change as the model sees it, added to the X-ray's own pixels.
         before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
@@ -386,6 +396,7 @@ class XRealPipeline(DiffusionPipeline):
         lesions: LatentLesions | None,
         lesion_start: int,
         eta: float,
+        callback: StepCallback | None,
     ) -> tuple[Tensor, Tensor]:
         """Run one trajectory: latents of the healthy X-rays and, beside them, of those with lesions.
 
@@ -410,13 +421,21 @@ class XRealPipeline(DiffusionPipeline):
             if guided is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
                 latents = torch.cat([healthy, torch.lerp(healthy, changed, guided.union(batch))])
+            latents = self._end_step(callback, index, timestep, latents)
         if keep is not None:
             healthy = latents[:batch]
             latents = latents + (keep.finish(healthy, steps) - healthy).repeat(tracks, 1, 1, 1)
         return latents[:batch], latents[-batch:]
 
     def _inpaint(
-        self, solver: Any, noise: StepNoise, reference: Tensor, base: Tensor, lesions: LatentLesions, eta: float
+        self,
+        solver: Any,
+        noise: StepNoise,
+        reference: Tensor,
+        base: Tensor,
+        lesions: LatentLesions,
+        eta: float,
+        callback: StepCallback | None,
     ) -> Tensor:
         """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
         keep_mask = 1 - lesions.union(len(reference))
@@ -426,7 +445,12 @@ class XRealPipeline(DiffusionPipeline):
             latents = keep.blend(latents, noise.for_reference(), solver, timestep, index)
             prediction = self._predict(solver, latents, timestep, base, lesions)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
+            latents = self._end_step(callback, len(solver.timesteps) + index, timestep, latents)
         return keep.finish(latents, len(solver.timesteps))
+
+    def _end_step(self, callback: StepCallback | None, index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+        changed = None if callback is None else callback(self, index, timestep, {"latents": latents})
+        return (changed or {}).get("latents", latents)
 
     def _predict(
         self,

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 
-from xreal.cli import convert, edit, evaluate, generate, masks, prepare, segment, study, synthesize, train
+from xreal.cli import convert, edit, evaluate, generate, masks, prepare, segment, studio, study, synthesize, train
 from xreal.errors import XRealError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ for command in (
     generate.generate,
     edit.edit,
     synthesize.synthesize,
+    studio.studio,
     segment.segment,
     prepare.prepare,
     train.train,
