@@ -27,8 +27,9 @@ from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise
+from xreal.control.denoiser import Denoiser
 from xreal.control.editing import bring_back, edit_keep, fit_organs, plan_edit
-from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
+from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.images import fit_square
@@ -39,6 +40,7 @@ from xreal.masks.segmenter import segment
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.folder import load_components, resolve_folder
+from xreal.models.organs import ControlledUNet, sees_organs
 from xreal.models.text_encoder import encode_prompts
 from xreal.vocabulary import Finding
 
@@ -91,9 +93,13 @@ class XRealEditOutput(BaseOutput):
 
 
 class XRealPipeline(DiffusionPipeline):
-    """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240)."""
+    """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240).
 
-    _optional_components = ["anatomy_controller", "segmenter"]  # noqa: RUF012 (diffusers' own way)
+    Instead of the Anatomy Controller, a ``controlnet`` or a U-Net with the organ mask in its input may steer the anatomy:
+    the paper's baselines.
+    """
+
+    _optional_components = ["anatomy_controller", "controlnet", "segmenter"]  # noqa: RUF012 (diffusers' own way)
     model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
 
     def __init__(
@@ -105,6 +111,7 @@ class XRealPipeline(DiffusionPipeline):
         scheduler: Any,
         anatomy_controller: Any = None,
         segmenter: Any = None,
+        controlnet: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -115,6 +122,7 @@ class XRealPipeline(DiffusionPipeline):
             scheduler=scheduler,
             anatomy_controller=anatomy_controller,
             segmenter=segmenter,
+            controlnet=controlnet,
         )
 
     @classmethod
@@ -208,7 +216,7 @@ class XRealPipeline(DiffusionPipeline):
         device = self.unet.device
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
-        base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
+        denoise = self._denoiser(prompt, organs)
         findings = self._encode_lesions(per_image, guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
@@ -216,7 +224,7 @@ class XRealPipeline(DiffusionPipeline):
         latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
-        if organs is not None:
+        if organs is not None and self.anatomy_controller is not None:
             priors = draw_prior(self.anatomy_controller, organs)  # (B, 1 or 3, H, W)
             reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
             keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
@@ -225,7 +233,7 @@ class XRealPipeline(DiffusionPipeline):
 
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = None if two_pass else findings
-        healthy_latents, latents = self._draw(engine, noise, keep, base, together, round(lesion_start * steps), eta)
+        healthy_latents, latents = self._draw(engine, noise, keep, denoise, together, round(lesion_start * steps), eta)
         healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
@@ -235,7 +243,7 @@ class XRealPipeline(DiffusionPipeline):
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(self.vae, healthy, noise.reference_generators)
             engine = build_solver(use.solver, self.scheduler, steps)
-            images = decode_pixels(self.vae, self._inpaint(engine, noise, reference, base, findings, eta))
+            images = decode_pixels(self.vae, self._inpaint(engine, noise, reference, denoise, findings, eta))
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
@@ -330,13 +338,12 @@ class XRealPipeline(DiffusionPipeline):
         # 3. One trajectory per seed: the kept X-ray, and beside it the one with its findings guided.
         count, channels = len(seeds), int(self.unet.config.in_channels)
         noise = StepNoise(seeds, (channels, *self._latent_size), device, fixed=True)
-        base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)
         wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
         if plan.remove.any():
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
         findings = self._encode_findings([wanted] * count, binary=False)
         start = steps - round(strength * steps)
-        _, latents = self._draw(engine, noise, keep, base, findings, start, 0.0)
+        _, latents = self._draw(engine, noise, keep, self._denoiser(prompt), findings, start, 0.0)
 
         # 4. The change as the model sees it, added to the X-ray's own pixels.
         before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
@@ -376,7 +383,7 @@ class XRealPipeline(DiffusionPipeline):
         solver: Any,
         noise: StepNoise,
         keep: Keep | None,
-        base: Tensor,
+        denoise: Denoiser,
         lesions: LatentLesions | None,
         lesion_start: int,
         eta: float,
@@ -397,9 +404,11 @@ class XRealPipeline(DiffusionPipeline):
                 latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
             guided = lesions if index >= lesion_start else None
             if guided is None:
-                prediction = self._predict(solver, latents[:batch], timestep, base).repeat(tracks, 1, 1, 1)
+                scaled = solver.scale_model_input(latents[:batch], timestep)
+                prediction = denoise(scaled, timestep).repeat(tracks, 1, 1, 1)
             else:
-                prediction = self._predict(solver, latents, timestep, base, guided, first=batch)
+                scaled = solver.scale_model_input(latents, timestep)
+                prediction = denoise(scaled, timestep, guided, first=batch)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
             if guided is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
@@ -410,7 +419,7 @@ class XRealPipeline(DiffusionPipeline):
         return latents[:batch], latents[-batch:]
 
     def _inpaint(
-        self, solver: Any, noise: StepNoise, reference: Tensor, base: Tensor, lesions: LatentLesions, eta: float
+        self, solver: Any, noise: StepNoise, reference: Tensor, denoise: Denoiser, lesions: LatentLesions, eta: float
     ) -> Tensor:
         """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
         keep_mask = 1 - lesions.union(len(reference))
@@ -418,28 +427,17 @@ class XRealPipeline(DiffusionPipeline):
         latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
         for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
             latents = keep.blend(latents, noise.for_reference(), solver, timestep, index)
-            prediction = self._predict(solver, latents, timestep, base, lesions)
+            prediction = denoise(solver.scale_model_input(latents, timestep), timestep, lesions)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
         return keep.finish(latents, len(solver.timesteps))
 
-    def _predict(
-        self,
-        solver: Any,
-        latents: Tensor,
-        timestep: Tensor,
-        base: Tensor,
-        lesions: LatentLesions | None = None,
-        first: int = 0,
-    ) -> Tensor:
-        """Call the U-Net once for all prompts; image i of the lesions is ``latents[first + i]``."""
-        latents = solver.scale_model_input(latents, timestep)
-        count = len(latents)
-        if lesions is None:
-            return self.unet(latents, timestep, base.expand(count, -1, -1)).sample
-        owners = lesions.owners + first
-        embeds = torch.cat([base.expand(count, -1, -1), lesions.embeds])
-        predictions = self.unet(torch.cat([latents, latents[owners]]), timestep, embeds).sample
-        return regional_guidance(predictions[:count], predictions[count:], lesions.masks, lesions.scales, owners)
+    def _denoiser(self, prompt: str, organs: Tensor | None = None) -> Denoiser:
+        """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], self.unet.device)  # (1, L, d)
+        network = self.unet if self.controlnet is None else ControlledUNet(self.unet, self.controlnet)
+        if organs is None or not sees_organs(network):
+            return Denoiser(network, embeds)
+        return Denoiser(network, embeds, organs.to(self.unet.device))
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
@@ -466,7 +464,7 @@ class XRealPipeline(DiffusionPipeline):
     def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:
         if organ_mask is None:
             return None
-        if self.anatomy_controller is None:
+        if self.anatomy_controller is None and self.controlnet is None and not sees_organs(self.unet):
             raise ModelError("this model has no anatomy_controller; train one with `xreal train anatomy`")
         stack = organ_mask if np.ndim(organ_mask) == 3 else [organ_mask]
         if len(stack) not in (1, batch):

@@ -57,6 +57,7 @@ _CLASSES = {
     "HeunDiscreteScheduler": "diffusers",
     "LMSDiscreteScheduler": "diffusers",
     "UniPCMultistepScheduler": "diffusers",
+    "ControlNetModel": "diffusers",
     "Segmenter": "xreal.masks.segmenter",
 }
 
@@ -69,6 +70,7 @@ _SELF_DESCRIPTIONS = {
     "unet": ("config.json", "_class_name"),
     "scheduler": ("scheduler_config.json", "_class_name"),
     "anatomy_controller": ("config.json", "_class_name"),
+    "controlnet": ("config.json", "_class_name"),
     "segmenter": ("config.json", "_class_name"),
 }
 
