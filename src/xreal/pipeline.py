@@ -95,8 +95,8 @@ class XRealEditOutput(BaseOutput):
 class XRealPipeline(DiffusionPipeline):
     """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240).
 
-    Instead of the Anatomy Controller, a ``controlnet`` or a U-Net with the organ mask in its input may steer the anatomy:
-    the paper's baselines.
+    Instead of the Anatomy Controller, a ``controlnet`` or a U-Net with the organ mask in its input may steer the
+    anatomy: the paper's baselines.
     """
 
     _optional_components = ["anatomy_controller", "controlnet", "segmenter"]  # noqa: RUF012 (diffusers' own way)
