@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from xreal.errors import ModelError
+from xreal.images import write_json
 from xreal.models.adopt import OTHER_NAMES, REQUIRED
 
 __all__ = [
@@ -139,7 +140,7 @@ def write_index(folder: Path) -> bool:
             index[name] = [_module(folder, name, class_name).split(".")[0], class_name]
     complete = index.keys() >= REQUIRED
     if complete:
-        path.write_text(json.dumps(index, indent=2) + "\n")
+        write_json(path, index)  # whole or not at all: other processes may be reading
     return complete
 
 
