@@ -132,7 +132,7 @@ class _Run:
             generator = _generator(config.seed, self.step, 1 + number)
             running.append(self.stage.losses(self.stage.batch(indices, generator), self.step, generator))
         told: dict[str, float] = {}
-        while losses := [loss for part in running if (loss := self._backward(part, len(running))) is not None]:
+        while losses := self._backward(running, numbers):
             key = losses[0].network
             optimizer = self.optimizers[key]
             parameters = list(self.stage.networks[key].parameters())
@@ -148,18 +148,23 @@ class _Run:
         self.step += 1
         return told
 
-    def _backward(self, part: Iterator[Loss], count: int) -> Loss | None:
-        """Compute a part's next loss and its gradients, of which there will be ``count`` to be summed."""
-        loss = next(part, None)
-        if loss is None:
-            return None
-        if not torch.isfinite(loss.value):
-            raise TrainingError(
-                f"{self.stage.name}: the loss is {loss.value.item()} at step {self.step}; "
-                "resume with a lower learning rate or without mixed precision"
-            )
-        self.accelerator.backward(loss.value / count)
-        return replace(loss, value=loss.value.detach())
+    def _backward(self, running: Sequence[Iterator[Loss]], numbers: Sequence[int]) -> list[Loss]:
+        """Compute the next loss of each part and sum their gradients; nothing where there is none any more."""
+        losses = []
+        for part, number in zip(running, numbers, strict=True):
+            # Dropout takes no generator: it draws from the global one, which must not depend on who computes the part.
+            torch.manual_seed(_generator(self.stage.config.seed, self.step, 1 + number).initial_seed())
+            loss = next(part, None)
+            if loss is None:
+                return []
+            if not torch.isfinite(loss.value):
+                raise TrainingError(
+                    f"{self.stage.name}: the loss is {loss.value.item()} at step {self.step}; "
+                    "resume with a lower learning rate or without mixed precision"
+                )
+            self.accelerator.backward(loss.value / len(running))
+            losses.append(replace(loss, value=loss.value.detach()))
+        return losses
 
 
 def train(
