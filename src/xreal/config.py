@@ -162,6 +162,8 @@ _CXR_256 = Preset(
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
         "backbone": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
+        "concat": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
+        "controlnet": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "decoder": StageConfig(
             steps=1000, batch_size=8, learning_rate=3e-4, crop=128, adversarial_from=0, ema_decay=0.995
@@ -205,6 +207,10 @@ _PAPER = Preset(
         "segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=200_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
         "backbone": StageConfig(steps=500_000, batch_size=64, learning_rate=1e-4, ema_decay=0.9999, augmented_copies=3),
+        "concat": StageConfig(steps=500_000, batch_size=64, learning_rate=1e-4, ema_decay=0.9999, augmented_copies=3),
+        "controlnet": StageConfig(
+            steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3
+        ),
         "anatomy": StageConfig(steps=100_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
         "decoder": StageConfig(steps=50_000, batch_size=16, learning_rate=7e-5, adversarial_from=0),
         "judge-segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99, seed=1),
@@ -228,6 +234,8 @@ _TINY = Preset(
         "segmenter": _TINY_STAGE,
         "autoencoder": replace(_TINY_STAGE, crop=32, adversarial_from=2),
         "backbone": _TINY_STAGE,
+        "concat": _TINY_STAGE,
+        "controlnet": _TINY_STAGE,
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
         "decoder": replace(_TINY_STAGE, crop=32, adversarial_from=0),
         "judge-segmenter": replace(_TINY_STAGE, seed=1),

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise
+from xreal.control.denoiser import Denoiser
 from xreal.control.editing import bring_back, edit_keep, fit_organs, plan_edit
-from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
+from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.images import fit_square
@@ -39,6 +40,7 @@ from xreal.masks.segmenter import segment
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.folder import load_components, resolve_folder
+from xreal.models.organs import ControlledUNet, sees_organs
 from xreal.models.text_encoder import encode_prompts
 from xreal.vocabulary import Finding
 
@@ -93,9 +95,13 @@ class XRealEditOutput(BaseOutput):
 
 
 class XRealPipeline(DiffusionPipeline):
-    """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240)."""
+    """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240).
 
-    _optional_components = ["anatomy_controller", "anatomy_variation", "segmenter"]  # noqa: RUF012 (diffusers' own way)
+    Instead of the Anatomy Controller, a ``controlnet`` or a U-Net with the organ mask in its input may steer the
+    anatomy: the paper's baselines.
+    """
+
+    _optional_components = ["anatomy_controller", "anatomy_variation", "controlnet", "segmenter"]  # noqa: RUF012 (diffusers' own way)
     model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
 
     def __init__(
@@ -108,6 +114,7 @@ class XRealPipeline(DiffusionPipeline):
         anatomy_controller: Any = None,
         anatomy_variation: Any = None,
         segmenter: Any = None,
+        controlnet: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -119,6 +126,7 @@ class XRealPipeline(DiffusionPipeline):
             anatomy_controller=anatomy_controller,
             anatomy_variation=anatomy_variation,
             segmenter=segmenter,
+            controlnet=controlnet,
         )
 
     @classmethod
@@ -218,7 +226,7 @@ class XRealPipeline(DiffusionPipeline):
         device = self.unet.device
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
-        base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
+        denoise = self._denoiser(prompt, organs)
         findings = self._encode_lesions(per_image, guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
@@ -226,7 +234,7 @@ class XRealPipeline(DiffusionPipeline):
         latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
-        if organs is not None:
+        if organs is not None and self.anatomy_controller is not None:
             priors = draw_prior(self.anatomy_controller, organs)  # (B, 1 or 3, H, W)
             reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
             if blend.variety > 0:
@@ -238,7 +246,7 @@ class XRealPipeline(DiffusionPipeline):
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = None if two_pass else findings
         start = round(lesion_start * steps)
-        healthy_latents, latents = self._draw(engine, noise, keep, base, together, start, eta, callback_on_step_end)
+        healthy_latents, latents = self._draw(engine, noise, keep, denoise, together, start, eta, callback_on_step_end)
         healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
@@ -248,7 +256,7 @@ class XRealPipeline(DiffusionPipeline):
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(self.vae, healthy, noise.reference_generators)
             engine = build_solver(use.solver, self.scheduler, steps)
-            latents = self._inpaint(engine, noise, reference, base, findings, eta, callback_on_step_end)
+            latents = self._inpaint(engine, noise, reference, denoise, findings, eta, callback_on_step_end)
             images = decode_pixels(self.vae, latents)
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
@@ -346,13 +354,13 @@ class XRealPipeline(DiffusionPipeline):
         # 3. One trajectory per seed: the kept X-ray, and beside it the one with its findings guided.
         count, channels = len(seeds), int(self.unet.config.in_channels)
         noise = StepNoise(seeds, (channels, *self._latent_size), device, fixed=True)
-        base = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)
         wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
         if plan.remove.any():
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
         findings = self._encode_findings([wanted] * count, binary=False)
         start = steps - round(strength * steps)
-        _, latents = self._draw(engine, noise, keep, base, findings, start, 0.0, callback_on_step_end)
+        denoise = self._denoiser(prompt)
+        _, latents = self._draw(engine, noise, keep, denoise, findings, start, 0.0, callback_on_step_end)
 
         # 4. The change as the model sees it, added to the X-ray's own pixels.
         before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
@@ -392,7 +400,7 @@ class XRealPipeline(DiffusionPipeline):
         solver: Any,
         noise: StepNoise,
         keep: Keep | None,
-        base: Tensor,
+        denoise: Denoiser,
         lesions: LatentLesions | None,
         lesion_start: int,
         eta: float,
@@ -414,9 +422,11 @@ class XRealPipeline(DiffusionPipeline):
                 latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
             guided = lesions if index >= lesion_start else None
             if guided is None:
-                prediction = self._predict(solver, latents[:batch], timestep, base).repeat(tracks, 1, 1, 1)
+                scaled = solver.scale_model_input(latents[:batch], timestep)
+                prediction = denoise(scaled, timestep).repeat(tracks, 1, 1, 1)
             else:
-                prediction = self._predict(solver, latents, timestep, base, guided, first=batch)
+                scaled = solver.scale_model_input(latents, timestep)
+                prediction = denoise(scaled, timestep, guided, first=batch)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
             if guided is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
@@ -432,7 +442,7 @@ class XRealPipeline(DiffusionPipeline):
         solver: Any,
         noise: StepNoise,
         reference: Tensor,
-        base: Tensor,
+        denoise: Denoiser,
         lesions: LatentLesions,
         eta: float,
         callback: StepCallback | None,
@@ -443,7 +453,7 @@ class XRealPipeline(DiffusionPipeline):
         latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
         for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
             latents = keep.blend(latents, noise.for_reference(), solver, timestep, index)
-            prediction = self._predict(solver, latents, timestep, base, lesions)
+            prediction = denoise(solver.scale_model_input(latents, timestep), timestep, lesions)
             latents = _step(solver, prediction, timestep, latents, noise, eta)
             latents = self._end_step(callback, len(solver.timesteps) + index, timestep, latents)
         return keep.finish(latents, len(solver.timesteps))
@@ -452,24 +462,13 @@ class XRealPipeline(DiffusionPipeline):
         changed = None if callback is None else callback(self, index, timestep, {"latents": latents})
         return (changed or {}).get("latents", latents)
 
-    def _predict(
-        self,
-        solver: Any,
-        latents: Tensor,
-        timestep: Tensor,
-        base: Tensor,
-        lesions: LatentLesions | None = None,
-        first: int = 0,
-    ) -> Tensor:
-        """Call the U-Net once for all prompts; image i of the lesions is ``latents[first + i]``."""
-        latents = solver.scale_model_input(latents, timestep)
-        count = len(latents)
-        if lesions is None:
-            return self.unet(latents, timestep, base.expand(count, -1, -1)).sample
-        owners = lesions.owners + first
-        embeds = torch.cat([base.expand(count, -1, -1), lesions.embeds])
-        predictions = self.unet(torch.cat([latents, latents[owners]]), timestep, embeds).sample
-        return regional_guidance(predictions[:count], predictions[count:], lesions.masks, lesions.scales, owners)
+    def _denoiser(self, prompt: str, organs: Tensor | None = None) -> Denoiser:
+        """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], self.unet.device)  # (1, L, d)
+        network = self.unet if self.controlnet is None else ControlledUNet(self.unet, self.controlnet)
+        if organs is None or not sees_organs(network):
+            return Denoiser(network, embeds)
+        return Denoiser(network, embeds, organs.to(self.unet.device))
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
@@ -496,7 +495,7 @@ class XRealPipeline(DiffusionPipeline):
     def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:
         if organ_mask is None:
             return None
-        if self.anatomy_controller is None:
+        if self.anatomy_controller is None and self.controlnet is None and not sees_organs(self.unet):
             raise ModelError("this model has no anatomy_controller; train one with `xreal train anatomy`")
         stack = organ_mask if np.ndim(organ_mask) == 3 else [organ_mask]
         if len(stack) not in (1, batch):

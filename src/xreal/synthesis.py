@@ -192,8 +192,10 @@ def write_drawn_dicom(out: Path, first: int, drawn: Sequence[Drawn], weights: st
 def _sheet_row(one: Drawn) -> list[np.ndarray]:
     """Return the pictures of one row: organ mask, lesion mask, prior, generated, healthy twin, difference."""
     row = []
-    if one.organ_mask is not None and one.prior is not None:
-        row += [colour_labels(one.organ_mask), one.prior]
+    if one.organ_mask is not None:
+        row.append(colour_labels(one.organ_mask))
+    if one.prior is not None:
+        row.append(one.prior)
     if one.healthy is not None:
         union = one.lesion_masks.max(axis=0)
         row += [overlay(one.healthy, union), one.image, one.healthy, signed_difference(one.image, one.healthy)]
@@ -204,7 +206,8 @@ def _sheet_row(one: Drawn) -> list[np.ndarray]:
 
 def _sheet_titles(one: Drawn) -> list[str]:
     """Return the titles over ``_sheet_row``."""
-    titles = ["organ mask", "prior"] if one.organ_mask is not None else []
+    titles = ["organ mask"] if one.organ_mask is not None else []
+    titles += ["prior"] if one.prior is not None else []
     return titles + (["lesion", "generated", "healthy", "difference x2"] if one.healthy is not None else ["generated"])
 
 

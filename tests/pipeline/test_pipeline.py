@@ -12,6 +12,7 @@ import xreal.pipeline
 from xreal.config import PRESETS
 from xreal.control.anatomy import AnatomyBlend
 from xreal.control.blending import StepNoise
+from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions
 from xreal.control.solvers import SOLVERS, build_solver
 from xreal.masks.lesions import Lesion, feather
@@ -148,10 +149,11 @@ def test_inpainting_nowhere_returns_the_reference(tiny_pipeline: XRealPipeline, 
     noise = StepNoise([4], (CHANNELS, 8, 8), CPU, fixed=True)
     reference = StepNoise([5], (CHANNELS, 8, 8), CPU, fixed=True).start
     base = encode_prompts(tiny_pipeline.tokenizer, tiny_pipeline.text_encoder, ["", "Mass"], CPU)
+    denoise = Denoiser(tiny_pipeline.unet, base[:1])
     nowhere = LatentLesions(base[1:], torch.zeros(1, 1, 8, 8), torch.tensor([7.0]), torch.tensor([0]))
     engine = build_solver(solver, tiny_pipeline.scheduler, 3)
     with torch.inference_mode():
-        latents = tiny_pipeline._inpaint(engine, noise, reference, base[:1], nowhere, eta=0.0)
+        latents = tiny_pipeline._inpaint(engine, noise, reference, denoise, nowhere, eta=0.0)
     assert torch.equal(latents, reference)
 
 

@@ -19,7 +19,7 @@ from xreal.models.folder import read_index
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import draw_indices, learning_rate_factor, train
 from xreal.training.stage import Loss
-from xreal.training.stages import STAGES, build_stage
+from xreal.training.stages import build_stage
 
 TINY = PRESETS["tiny"]
 EXPORTS = {
@@ -63,7 +63,7 @@ def exported(out: Path) -> dict[str, torch.Tensor]:
 def trained(phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hold a model made by all stages, one after another, without interruption; ``before/``: its first ``vae/``."""
     out = tmp_path_factory.mktemp("trained")
-    for name in STAGES:
+    for name in EXPORTS:
         if name == "decoder":
             shutil.copytree(out / "vae", out / "before" / "vae")
         metrics = run(name, phantom_data, out)
@@ -74,7 +74,7 @@ def trained(phantom_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_stages_leave_their_records(trained: Path) -> None:
-    for name in STAGES:
+    for name in EXPORTS:
         folder = trained / "training" / name
         config = json.loads((folder / "config.json").read_text())
         assert config["preset"]["name"] == "tiny"
@@ -104,7 +104,7 @@ def test_trained_model_draws(trained: Path, organ_mask: np.ndarray, lesion_in: C
     assert pipeline.vae.config.scaling_factor != 1.0
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", EXPORTS)
 def test_killed_run_goes_on_to_the_same_weights(name: str, trained: Path, phantom_data: Path, tmp_path: Path) -> None:
     vae = trained / "before" if name in ("backbone", "anatomy", "decoder") else None
     with pytest.raises(Killed):
@@ -181,7 +181,7 @@ def test_loss_that_is_not_finite_stops_the_run(phantom_data: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("controlnet", InputError, "unknown stage 'controlnet'; expected one of segmenter, autoencoder, backbone"),
+        ("lora", InputError, "unknown stage 'lora'; expected one of segmenter, autoencoder, backbone"),
         ("backbone", TrainingError, "holds no vae/; run `xreal train autoencoder`"),
         ("anatomy", TrainingError, "holds no vae/"),
         ("decoder", TrainingError, "holds no vae/"),

@@ -14,7 +14,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="segmenter, autoencoder, backbone, anatomy or decoder; judges: encoder or judge-segmenter."
+            help="segmenter, autoencoder, backbone, anatomy or decoder; baselines: concat or controlnet; "
+            "judges: encoder or judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
@@ -27,6 +28,17 @@ def train(
     autoencoder: Annotated[Path | None, typer.Option(help="Model folder with a vae/ to use instead of OUT's.")] = None,
     start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
+    micro_batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images of the batch that are computed at once; the rest follows before the weights change."),
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Keep fewer activations: less memory, more time.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would need: parameters, FLOPs, memory, epochs; run nothing.")
+    ] = False,
+    processes: Annotated[int, typer.Option(help="With --dry-run: how many would share the batch.")] = 1,
     max_minutes: Annotated[float, typer.Option(help="Stop with a checkpoint after this time.")] = float("inf"),
 ) -> None:
     """Train one network of the model."""
@@ -37,12 +49,19 @@ def train(
     if stage == "variation":
         _learn_variation(data, out, chosen.variation_components)
         return
+    if stage in chosen.stages:
+        chosen = chosen.with_stage(stage, **{key: value for key, value in changes.items() if value is not None})
+    if dry_run:
+        from xreal.training.forecast import forecast
+
+        for line in forecast(stage, chosen, data, processes, micro_batch_size, recompute, mixed_precision).lines():
+            typer.echo(line)
+        return
+
     from xreal.models.folder import resolve_folder, write_index
     from xreal.training.loop import train as run
-    from xreal.training.stages import STAGES, build_stage
+    from xreal.training.stages import build_stage
 
-    if stage in STAGES:
-        chosen = chosen.with_stage(stage, **{key: value for key, value in changes.items() if value is not None})
     built = build_stage(stage, chosen, data, out, autoencoder, None if start is None else resolve_folder(start))
 
     from rich.progress import (
@@ -71,7 +90,14 @@ def train(
                 progress.console.print(f"{step}/{total}  {shown}", soft_wrap=True)
 
         metrics = run(
-            built, out, resume=resume, mixed_precision=mixed_precision, max_minutes=max_minutes, report=report
+            built,
+            out,
+            resume=resume,
+            mixed_precision=mixed_precision,
+            micro_batch_size=micro_batch_size,
+            recompute=recompute,
+            max_minutes=max_minutes,
+            report=report,
         )
     typer.echo("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if write_index(out):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xreal.config import BackboneConfig, Preset
 from xreal.models.configuration import OwnConfigMixin
+from xreal.models.organs import organ_planes
 
 __all__ = ["Backbone", "PatchUNet2DConditionModel", "build_scheduler", "build_unet", "loss_weight", "training_target"]
 
@@ -23,6 +24,9 @@ class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
     At f = 8 and 256 pixels the costly 32×32 level goes; masks and blending still see every latent. The prompt also
     reaches every layer through the time embedding (``addition_embed_type="text"``), which learns from few images what
     cross-attention alone does not.
+
+    With ``organ_channels`` it is the paper's baseline of concatenation: the organ mask, on the latent grid, is part of
+    the input.
     """
 
     @register_to_config
@@ -41,10 +45,11 @@ class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
         norm_num_groups: int = 16,
         addition_embed_type: str | None = "text",
         addition_embed_type_num_heads: int = 4,
+        organ_channels: int = 0,
     ) -> None:
         super().__init__(
             sample_size=sample_size // patch_size,
-            in_channels=in_channels * patch_size**2,
+            in_channels=(in_channels + organ_channels) * patch_size**2,
             out_channels=out_channels * patch_size**2,
             down_block_types=down_block_types,
             up_block_types=up_block_types,
@@ -65,10 +70,25 @@ class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         return_dict: bool = True,
+        organ_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
-        """Predict from latents (B, c, h, w); h and w are multiples of ``patch_size``."""
+        """Predict from latents (B, c, h, w); h and w are multiples of ``patch_size``.
+
+        Args:
+            sample: noisy latents.
+            timestep: one, or one per sample.
+            encoder_hidden_states: prompt embeddings, (B, L, d).
+            return_dict: return an object instead of a tuple.
+            organ_mask: (B, H, W) uint8 ``Organ``, for a network with ``organ_channels``; None: no organ anywhere.
+            kwargs: what else diffusers' U-Net takes.
+        """
         patch_size = self.config.patch_size
+        if self.config.organ_channels:
+            planes = sample.new_zeros(len(sample), self.config.organ_channels, *sample.shape[-2:])
+            if organ_mask is not None:
+                planes = F.adaptive_avg_pool2d(organ_planes(organ_mask).to(planes), planes.shape[-2:])
+            sample = torch.cat([sample, planes], dim=1)
         patches = F.pixel_unshuffle(sample, patch_size)
         prediction = super().forward(patches, timestep, encoder_hidden_states, return_dict=False, **kwargs)[0]
         prediction = F.pixel_shuffle(prediction, patch_size)
@@ -78,25 +98,33 @@ class PatchUNet2DConditionModel(OwnConfigMixin, UNet2DConditionModel):
 class Backbone(nn.Module):
     """U-Net and text encoder as the one network that a training step calls."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, input_ids: Tensor) -> Tensor:
-        """Predict the target from noisy latents (B, c, h, w), timesteps (B,) and token numbers (B, L)."""
-        prediction: Tensor = self.unet(noisy, timesteps, self.text_encoder(input_ids, return_dict=False)[0]).sample
+    def forward(self, noisy: Tensor, timesteps: Tensor, input_ids: Tensor, organ_mask: Tensor | None = None) -> Tensor:
+        """Predict the target from noisy latents (B, c, h, w), timesteps (B,) and token numbers (B, L).
+
+        A U-Net that knows organs also takes their mask, (B, H, W) uint8 ``Organ``.
+        """
+        embeds = self.text_encoder(input_ids, return_dict=False)[0]
+        organs = {} if organ_mask is None else {"organ_mask": organ_mask}
+        prediction: Tensor = self.unet(noisy, timesteps, embeds, **organs).sample
         return prediction
 
 
-def build_unet(preset: Preset) -> UNet2DConditionModel:
-    """Make an untrained U-Net with cross-attention."""
+def build_unet(preset: Preset, organ_channels: int = 0) -> UNet2DConditionModel:
+    """Make an untrained U-Net with cross-attention; with ``organ_channels``, one that takes the organ mask."""
     config = preset.backbone
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention)]
     network = UNet2DConditionModel
-    extra = {}
-    if config.patch_size > 1:
-        network, extra = PatchUNet2DConditionModel, {"patch_size": config.patch_size}
+    extra: dict[str, Any] = {}
+    if config.patch_size > 1 or organ_channels:
+        network = PatchUNet2DConditionModel
+        extra = {"patch_size": config.patch_size, "organ_channels": organ_channels}
+        if config.patch_size == 1:
+            extra["addition_embed_type"] = None  # as the plain U-Net of such a preset
     return network(
         sample_size=preset.image_size // preset.autoencoder.downsampling,
         in_channels=preset.autoencoder.latent_channels,

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from xreal.errors import ModelError
+from xreal.images import write_json
 from xreal.models.adopt import OTHER_NAMES, REQUIRED
 
 __all__ = [
@@ -58,6 +59,7 @@ _CLASSES = {
     "LMSDiscreteScheduler": "diffusers",
     "UniPCMultistepScheduler": "diffusers",
     "AnatomyVariation": "xreal.models.variation",
+    "ControlNetModel": "diffusers",
     "Segmenter": "xreal.masks.segmenter",
 }
 
@@ -71,6 +73,7 @@ _SELF_DESCRIPTIONS = {
     "scheduler": ("scheduler_config.json", "_class_name"),
     "anatomy_controller": ("config.json", "_class_name"),
     "anatomy_variation": ("config.json", "_class_name"),
+    "controlnet": ("config.json", "_class_name"),
     "segmenter": ("config.json", "_class_name"),
 }
 
@@ -139,7 +142,7 @@ def write_index(folder: Path) -> bool:
             index[name] = [_module(folder, name, class_name).split(".")[0], class_name]
     complete = index.keys() >= REQUIRED
     if complete:
-        path.write_text(json.dumps(index, indent=2) + "\n")
+        write_json(path, index)  # whole or not at all: other processes may be reading
     return complete
 
 

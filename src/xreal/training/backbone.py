@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xreal.config import Preset
 from xreal.data.prepared import PreparedDataset
+from xreal.errors import DataError
 from xreal.models.autoencoder import channel_effects, decode_latents
 from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
 from xreal.models.folder import start_from
+from xreal.models.organs import ORGAN_CHANNELS
 from xreal.models.precision import default_device
 from xreal.models.text_encoder import build_text_encoder, build_tokenizer, tokenize
+from xreal.sheets import colour_labels
 from xreal.training.latents import CachedLatents
 from xreal.training.stage import Loss, Stage
 from xreal.vocabulary import Finding
 
-__all__ = ["BackboneStage", "balanced_weights", "evened_dropout", "findings_alone"]
+__all__ = ["BackboneStage", "LatentBatch", "balanced_weights", "evened_dropout", "findings_alone"]
 
 _SHEET_PROMPTS = ("", "No Finding", "No Finding, PA view, female", "Pneumonia", "Pneumonia, AP view", "Edema, AP view")
 
@@ -87,10 +92,33 @@ def _kept_tokenizer(folder: Path, preset: Preset, start: Path | None) -> PreTrai
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+class LatentBatch(NamedTuple):
+    """What a step of the diffusion model sees.
+
+    Attributes:
+        latents: (B, c, h, w), scaled.
+        ids: token numbers (B, L).
+        weights: of the loss, (B, h, w), 1 outside boxes.
+        organ_mask: (B, H, W) uint8 ``Organ``, for a network that sees organs; else None.
+    """
+
+    latents: Tensor
+    ids: Tensor
+    weights: Tensor
+    organ_mask: Tensor | None = None
+
+
 class BackboneStage(Stage):
-    """Noise-prediction loss on cached latents of real X-rays and on their prompts."""
+    """Noise-prediction loss on cached latents of real X-rays and on their prompts.
+
+    Attributes:
+        sees_organs: whether the network takes the organ mask of each image.
+        organ_dropout: share of the organ masks that are left out, so that the network also draws without.
+    """
 
     name = "backbone"
+    sees_organs: ClassVar[bool] = False
+    organ_dropout: ClassVar[float] = 0.0
 
     def __init__(
         self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL, cache: Path, start: Path | None = None
@@ -105,52 +133,68 @@ class BackboneStage(Stage):
                 training begins with.
             cache: folder for the tokenizer and the encoded latents; augmented copies are shifted, scaled and turned a
                 little.
+
+        Raises:
+            DataError: the network needs organ masks, but no training or validation image has one.
         """
         super().__init__(preset)
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
         train_data, validation = PreparedDataset(data, "train"), PreparedDataset(data, "val")
+        masked = train_data.with_organ_mask() if self.sees_organs else []
+        self.validation_masked = validation.with_organ_mask() if self.sees_organs else []
+        if self.sees_organs and not (masked and self.validation_masked):
+            raise DataError("no organ masks in the prepared data; run `xreal prepare` with --segmenter")
         cache.mkdir(parents=True, exist_ok=True)
         copies = 1 + self.config.augmented_copies
-        with PartialState(
-            cpu=default_device().type == "cpu"
-        ).main_process_first():  # the others read what it has written
-            self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train.safetensors", copies)
-            held_out = CachedLatents.encode(validation, self.autoencoder, cache / "val.safetensors", 1)
-            self.tokenizer = _kept_tokenizer(cache / "tokenizer", preset, start)
-        self.validation_latents = held_out.latents[:, 0]
+        self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train", copies, self.sees_organs)
+        self.held_out = CachedLatents.encode(validation, self.autoencoder, cache / "val", 1, self.sees_organs)
+        with PartialState(cpu=default_device().type == "cpu").main_process_first():  # the others read what it writes
+            self.tokenizer = self._tokenizer(cache / "tokenizer", start)
+        self.validation_latents = self.held_out.take("latents", range(len(validation)))
         effects = channel_effects(self.autoencoder, self.validation_latents[:8].to(self.autoencoder.device))
         weights = effects**preset.backbone.channel_weight_power
         self.channel_weights = (weights / weights.mean()).view(1, -1, 1, 1).cpu()
         torch.manual_seed(self.config.seed)
-        self.scheduler = build_scheduler(preset.backbone)
+        self.scheduler = self._schedule()
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
         self.finding_ids = dict(zip(Finding, tokenize(self.tokenizer, list(Finding)), strict=True))
         self.findings = findings_alone(train_data.findings, train_data.box_findings)
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
         self.unprompted_ids = tokenize(self.tokenizer, [""])
-        backbone = Backbone(build_unet(preset), build_text_encoder(preset.text_encoder))
-        if start is not None:
-            for name, network in backbone.named_children():
-                start_from(network, start / name)
-        self.networks = {"backbone": backbone}
+        self.networks = {self.name: self._build(start)}
         boxed = torch.tensor([bool(names) for names in train_data.box_findings])
         self.sampling_weights = balanced_weights(train_data.findings) * torch.where(
             boxed, preset.backbone.box_sampling, 1.0
         )
+        if self.sees_organs:
+            has_mask = torch.zeros(len(train_data), dtype=torch.bool)
+            has_mask[masked] = True
+            self.sampling_weights *= has_mask
         # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
         self.dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
 
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _tokenizer(self, kept: Path, start: Path | None) -> PreTrainedTokenizerBase:
+        return _kept_tokenizer(kept, self.preset, start)
+
+    def _schedule(self) -> DDIMScheduler:
+        return build_scheduler(self.preset.backbone)
+
+    def _build(self, start: Path | None) -> Backbone:
+        unet = build_unet(self.preset, ORGAN_CHANNELS if self.sees_organs else 0)
+        backbone = Backbone(unet, build_text_encoder(self.preset.text_encoder))
+        if start is not None:
+            for name, network in backbone.named_children():
+                start_from(network, start / name)
+        return backbone
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> LatentBatch:
         """Draw a copy and a prompt for each sample.
 
         The prompt is that of the whole image (findings, view, sex), or one of its findings alone, as users ask for
         them, or empty. With a prompt, the boxes of the sample weigh more: what the prompt means is there.
-
-        Returns:
-            latents (B, c, h, w), token numbers (B, L) and loss weights (B, h, w), 1 outside boxes.
         """
         config, size = self.preset.backbone, len(indices)
-        copies = torch.randint(0, self.encoded.latents.shape[1], (size,), generator=generator)
+        copies = torch.randint(0, self.encoded.copies, (size,), generator=generator)
         choices = torch.rand(3, size, generator=generator).tolist()
         ids, prompted = [], []
         for index, brief, which, dropped in zip(indices, *choices, strict=True):
@@ -161,53 +205,68 @@ class BackboneStage(Stage):
                 ids.append(self.unprompted_ids[0])
             else:
                 ids.append(self.finding_ids[names[int(which * len(names))]] if alone else self.input_ids[index])
-        boxes = self.encoded.boxes[list(indices), copies] * torch.tensor(prompted).view(-1, 1, 1)
-        return self.encoded.latents[list(indices), copies], torch.stack(ids), 1 + config.box_weight * boxes
+        boxes = self.encoded.take("boxes", indices, copies) * torch.tensor(prompted).view(-1, 1, 1)
+        organ_mask = None
+        if self.sees_organs:
+            kept = torch.rand(size, 1, 1, generator=generator) >= self.organ_dropout
+            organ_mask = self.encoded.take("organ_masks", indices, copies) * kept
+        latents = self.encoded.take("latents", indices, copies)
+        return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, organ_mask)
 
-    def losses(self, batch: tuple[Tensor, Tensor, Tensor], step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, batch: LatentBatch, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the weighted squared error at random noise levels."""
-        error = self._error(self.networks["backbone"], *batch, generator)
-        yield Loss("backbone", error, {"loss": error.item()})
+        error = self._error(self.networks[self.name], batch, generator)
+        yield Loss(self.name, error, {"loss": error.item()})
 
-    def _error(
-        self, network: nn.Module, latents: Tensor, ids: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        device = next(self.network.parameters()).device
-        noise = torch.randn(latents.shape, generator=generator).to(device)
+    def _error(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        device = self.device
+        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
         # One timestep per stratum: the same spread of noise levels in every batch.
-        strata = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
-        timesteps = (1000 * (strata / len(latents)) ** self.preset.backbone.timestep_power).long().to(device)
-        latents = latents.to(device)
+        strata = torch.arange(len(noise)) + torch.rand(len(noise), generator=generator)
+        timesteps = (1000 * (strata / len(noise)) ** self.preset.backbone.timestep_power).long().to(device)
+        latents, organs = batch.latents.to(device), None if batch.organ_mask is None else batch.organ_mask.to(device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = training_target(self.scheduler, latents, noise, timesteps)
-        prediction = network(noisy, timesteps, ids.to(device)).float()
-        squared = (prediction - target).square() * self.channel_weights.to(device) * weights[:, None].to(device)
+        prediction = network(noisy, timesteps, batch.ids.to(device), organs).float()
+        squared = (prediction - target).square() * self.channel_weights.to(device) * batch.weights[:, None].to(device)
         weight = loss_weight(self.scheduler, timesteps, self.preset.backbone.min_snr_gamma)
         return (squared.mean((1, 2, 3)) * weight).mean()
+
+    def _organs(self, indices: Sequence[int]) -> Tensor | None:
+        return self.held_out.take("organ_masks", indices) if self.sees_organs else None
 
     def validate(self) -> dict[str, float]:
         """Return the loss on validation images with fixed noise."""
         generator = torch.Generator().manual_seed(1)
-        pairs = zip(self.validation_latents.split(32), self.validation_ids.split(32), strict=True)
-        errors = [
-            (self._error(self.network, latents, ids, torch.ones_like(latents[:, 0]), generator).item(), len(latents))
-            for latents, ids in pairs
-        ]
-        return {"validation_loss": float(np.average([e for e, _ in errors], weights=[n for _, n in errors]))}
+        errors, sizes = [], []
+        for indices in torch.arange(len(self.validation_latents)).split(32):
+            latents = self.validation_latents[indices]
+            ones = torch.ones_like(latents[:, 0])
+            batch = LatentBatch(latents, self.validation_ids[indices], ones, self._organs(indices.tolist()))
+            errors.append(self._error(self.network, batch, generator).item())
+            sizes.append(len(indices))
+        return {"validation_loss": float(np.average(errors, weights=sizes))}
 
     def sheet(self) -> list[list[np.ndarray]]:
-        """Draw a few prompts with 20 unguided DPM-Solver++ steps, each prompt twice."""
-        device = next(self.network.parameters()).device
+        """Draw a few prompts with 20 unguided DPM-Solver++ steps, each prompt twice; above them their organ masks."""
+        count = len(_SHEET_PROMPTS)
         solver = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
-        solver.set_timesteps(20, device=device)
-        ids = tokenize(self.tokenizer, _SHEET_PROMPTS * 2).to(device)
+        solver.set_timesteps(20, device=self.device)
+        ids = tokenize(self.tokenizer, _SHEET_PROMPTS * 2).to(self.device)
+        shown = (self.validation_masked * count)[:count]
+        masks = self._organs(shown)
+        organs = None if masks is None else masks.repeat(2, 1, 1).to(self.device)
         shape = (len(ids), *self.validation_latents.shape[1:])
-        latents = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(device)
+        latents = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(self.device)
         for timestep in solver.timesteps:
-            prediction = self.network(latents, timestep.expand(len(ids)), ids)
+            prediction = self.network(latents, timestep.expand(len(ids)), ids, organs)
             latents = solver.step(prediction, timestep, latents).prev_sample
         images = [image[0].cpu().numpy() for image in decode_latents(self.autoencoder, latents)]
-        return [images[: len(_SHEET_PROMPTS)], images[len(_SHEET_PROMPTS) :]]
+        rows = [images[:count], images[count:]]
+        if masks is None:
+            return rows
+        grey = [[np.repeat(image[..., None], 3, axis=2) for image in row] for row in rows]
+        return [[colour_labels(mask) for mask in masks.numpy()], *grey]
 
     def export(self, folder: Path) -> None:
         """Write ``unet/``, ``text_encoder/``, ``tokenizer/`` and ``scheduler/``."""

@@ -1,25 +1,30 @@
-"""Latents of a data set, encoded once, and where in them the findings are."""
+"""Latents of a data set, encoded once, and where in them the findings and organs are."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from diffusers import AutoencoderKL
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xreal.data.augment import random_affine
-from xreal.data.contract import collate
+from xreal.data.contract import Sample, collate
 from xreal.data.prepared import PreparedDataset
+from xreal.images import write_json
 from xreal.models.autoencoder import downsampling, encode_image
+from xreal.models.precision import default_device
 
 __all__ = ["CachedLatents"]
+
+_PART = 16  # samples that are encoded together
 
 
 def _fingerprint(autoencoder: AutoencoderKL) -> str:
@@ -31,43 +36,108 @@ def _fingerprint(autoencoder: AutoencoderKL) -> str:
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """Latents and boxes of N samples; the first copy is the image itself, the others are moved a little.
+    """Latents, boxes and organs of N samples; the first copy is the image itself, the others are moved a little.
+
+    The arrays stay on disk and are mapped into memory, which the processes of one machine share: what does not fit is
+    read as it is needed.
 
     Attributes:
-        latents: (N, copies, c, h, w), scaled.
-        boxes: (N, copies, h, w) in [0, 1], the share of each latent's pixels that lie in a box of the sample.
+        arrays: "latents" (N, copies, c, h, w) float16, scaled; "boxes" (N, copies, h, w) float16, the share of each
+            latent's pixels that lie in a box of the sample; and, where asked for, "organ_masks" (N, copies, H, W) uint8
+            ``Organ``, all 0 for a sample that has none.
     """
 
-    latents: Tensor
-    boxes: Tensor
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.arrays["latents"])
+
+    @property
+    def copies(self) -> int:
+        """How many copies there are of each sample."""
+        return int(self.arrays["latents"].shape[1])
+
+    def take(self, name: str, indices: Sequence[int], copies: Tensor | int = 0) -> Tensor:
+        """Read one array's rows for these samples and copies; float16 comes as float32."""
+        rows = torch.from_numpy(self.arrays[name][np.asarray(indices), np.asarray(copies)])
+        return rows.float() if rows.dtype == torch.float16 else rows
 
     @classmethod
     @torch.no_grad()
-    def encode(cls, data: PreparedDataset, autoencoder: AutoencoderKL, path: Path, copies: int) -> CachedLatents:
-        """Encode all samples, or read ``path`` where an earlier start of the same run, same autoencoder, wrote them.
+    def encode(
+        cls, data: PreparedDataset, autoencoder: AutoencoderKL, folder: Path, copies: int, organs: bool = False
+    ) -> CachedLatents:
+        """Encode all samples, or open ``folder`` where an earlier start of the same run, same autoencoder, wrote them.
+
+        The processes of a distributed run share the work; all must see the same ``folder``.
 
         Args:
             data: images.
             autoencoder: trained, its ``scaling_factor`` set.
-            path: safetensors file.
-            copies: of each image; all but the first are shifted, scaled and turned a little, boxes alike.
+            folder: for one NPY file per array.
+            copies: of each image; all but the first are shifted, scaled and turned a little, boxes and organs alike.
+            organs: keep organ masks too.
         """
-        made_by = {"autoencoder": _fingerprint(autoencoder), "samples": str(len(data)), "copies": str(copies)}
-        if path.exists():
-            with safe_open(path, "pt") as stored:
-                if stored.metadata() == made_by:
-                    return cls(stored.get_tensor("latents").float(), stored.get_tensor("boxes").float())
-        generator = torch.Generator().manual_seed(0)
-        device, factor = autoencoder.device, downsampling(autoencoder)
-        latents, boxes = [], []
-        for start in range(0, len(data), 16):
-            samples = [data[i] for i in range(start, min(start + 16, len(data)))]
-            original = collate(samples).image, torch.from_numpy(np.stack([sample.box_mask for sample in samples]))
-            versions = [original] + [random_affine(original[0], generator, original[1]) for _ in range(copies - 1)]
-            latents.append(torch.stack([encode_image(autoencoder, image.to(device)).cpu() for image, _ in versions], 1))
-            boxes.append(torch.stack([F.avg_pool2d(mask.float(), factor) for _, mask in versions], 1))
-        tensors = {"latents": torch.cat(latents).half(), "boxes": torch.cat(boxes).half()}
-        fresh = path.with_suffix(".tmp")
-        save_file(tensors, fresh, metadata=made_by)
-        fresh.replace(path)  # a killed run leaves the whole file or none
-        return cls(tensors["latents"].float(), tensors["boxes"].float())  # as a resumed run reads them
+        state = PartialState(cpu=default_device().type == "cpu")
+        made_by = {
+            "autoencoder": _fingerprint(autoencoder),
+            "samples": len(data),
+            "copies": copies,
+            "organs": organs,
+            "version": 2,
+        }
+        record, size = folder / "made_by.json", autoencoder.config.latent_channels
+        fresh = not record.exists() or json.loads(record.read_text()) != made_by
+        state.wait_for_everyone()  # all have looked before one begins to change what is there
+        if fresh:
+            height, width = data[0].image.shape
+            grid = (height // downsampling(autoencoder), width // downsampling(autoencoder))
+            shapes: dict[str, tuple[tuple[int, ...], str]] = {"latents": ((size, *grid), "<f2"), "boxes": (grid, "<f2")}
+            if organs:
+                shapes["organ_masks"] = ((height, width), "|u1")
+            if state.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                record.unlink(missing_ok=True)
+                for name, (shape, kind) in shapes.items():
+                    np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (len(data), copies, *shape))
+            state.wait_for_everyone()
+            written = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
+            starts = range(0, len(data), _PART)
+            for start in starts[state.process_index :: state.num_processes]:
+                samples = [data[i] for i in range(start, min(start + _PART, len(data)))]
+                for name, part in _encode(samples, autoencoder, copies, start, organs).items():
+                    written[name][start : start + len(samples)] = part.numpy()
+            for array in written.values():
+                array.flush()
+            state.wait_for_everyone()
+            if state.is_main_process:
+                write_json(record, made_by)  # last: a killed run leaves the whole or nothing that counts
+        state.wait_for_everyone()
+        names = ("latents", "boxes", "organ_masks") if organs else ("latents", "boxes")
+        return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
+
+
+def _encode(
+    samples: Sequence[Sample], autoencoder: AutoencoderKL, copies: int, seed: int, organs: bool
+) -> dict[str, Tensor]:
+    """Encode one part; its copies depend on the seed alone, whichever process makes them."""
+    image = collate(samples).image
+    boxes = torch.from_numpy(np.stack([sample.box_mask for sample in samples]))
+    shape = image.shape[-2:]
+    masks = [np.zeros(shape, np.uint8) if sample.organ_mask is None else sample.organ_mask for sample in samples]
+    organ_mask = torch.from_numpy(np.stack(masks))
+    made: dict[str, list[Tensor]] = {"latents": [], "boxes": [], "organ_masks": []}
+    for copy in range(copies):
+        versions = [boxes, organ_mask] if organs else [boxes]
+        moved = image
+        if copy > 0:
+            # The same seed for each: the same geometry.
+            pairs = [
+                random_affine(image, torch.Generator().manual_seed(seed * copies + copy), mask) for mask in versions
+            ]
+            moved, versions = pairs[0][0], [mask for _, mask in pairs if mask is not None]
+        made["latents"].append(encode_image(autoencoder, moved.to(autoencoder.device)).cpu().half())
+        made["boxes"].append(F.avg_pool2d(versions[0].float(), downsampling(autoencoder)).half())
+        made["organ_masks"] += versions[1:]
+    return {name: torch.stack(parts, 1) for name, parts in made.items() if parts}

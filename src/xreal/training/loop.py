@@ -6,9 +6,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,18 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from xreal.errors import TrainingError
+from xreal.errors import InputError, TrainingError
 from xreal.images import write_json
 from xreal.models.precision import default_device, fast_dtype
 from xreal.sheets import write_sheet
-from xreal.training.stage import Stage
+from xreal.training.parallel import (
+    average_gradients,
+    average_values,
+    checkpoint_activations,
+    count_parts,
+    same_everywhere,
+)
+from xreal.training.stage import Loss, Stage
 
 __all__ = ["train"]
 
@@ -55,10 +62,11 @@ class _Run:
             optimizer = torch.optim.AdamW(
                 parameters, lr=stage.config.learning_rate, weight_decay=stage.config.weight_decay, betas=(0.9, 0.99)
             )
-            stage.networks[key], self.optimizers[key] = accelerator.prepare(network, optimizer)
-        self.average = EMAModel(
-            list(stage.network.parameters()), decay=stage.config.ema_decay, use_ema_warmup=True, power=0.75
-        )
+            # Placed and, in mixed precision, its calls wrapped, but no more: see training/parallel.py.
+            stage.networks[key] = accelerator.prepare_model(network, evaluation_mode=True)
+            self.optimizers[key] = accelerator.prepare_optimizer(optimizer)
+        same_everywhere(stage.networks.values())
+        self.average = EMAModel(list(stage.averaged()), decay=stage.config.ema_decay, use_ema_warmup=True, power=0.75)
         self.average.to(accelerator.device)
         accelerator.register_for_checkpointing(self, self.average)
 
@@ -98,7 +106,8 @@ class _Run:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights into the network for the time of the block."""
-        parameters = list(self.stage.network.parameters())
+        parameters = list(self.stage.averaged())
+        modes = [(part, part.training) for part in self.stage.network.modules()]
         self.average.store(parameters)
         self.average.copy_to(parameters)
         self.stage.network.eval()
@@ -107,7 +116,55 @@ class _Run:
                 yield
         finally:
             self.average.restore(parameters)
-            self.stage.network.train()
+            for part, training in modes:
+                part.training = training
+
+    def step_networks(self, parts: Sequence[Sequence[int]], numbers: Sequence[int]) -> dict[str, float]:
+        """Take one optimizer step per loss of the stage; each is taken before the next loss is computed.
+
+        Args:
+            parts: samples of each part that this process computes.
+            numbers: of these parts in the global batch.
+        """
+        config = self.stage.config
+        running = []
+        for indices, number in zip(parts, numbers, strict=True):
+            generator = _generator(config.seed, self.step, 1 + number)
+            running.append(self.stage.losses(self.stage.batch(indices, generator), self.step, generator))
+        told: dict[str, float] = {}
+        while losses := self._backward(running, numbers):
+            key = losses[0].network
+            optimizer = self.optimizers[key]
+            parameters = list(self.stage.networks[key].parameters())
+            average_gradients(parameters)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * learning_rate_factor(self.step, config.steps, config.warmup_steps)
+            self.accelerator.clip_grad_norm_(parameters, config.gradient_clip)
+            optimizer.step()
+            for other in self.optimizers.values():
+                other.zero_grad()
+            told |= average_values([loss.parts for loss in losses], self.accelerator.device)
+        self.average.step(self.stage.averaged())
+        self.step += 1
+        return told
+
+    def _backward(self, running: Sequence[Iterator[Loss]], numbers: Sequence[int]) -> list[Loss]:
+        """Compute the next loss of each part and sum their gradients; nothing where there is none any more."""
+        losses = []
+        for part, number in zip(running, numbers, strict=True):
+            # Dropout takes no generator: it draws from the global one, which must not depend on who computes the part.
+            torch.manual_seed(_generator(self.stage.config.seed, self.step, 1 + number).initial_seed())
+            loss = next(part, None)
+            if loss is None:
+                return []
+            if not torch.isfinite(loss.value):
+                raise TrainingError(
+                    f"{self.stage.name}: the loss is {loss.value.item()} at step {self.step}; "
+                    "resume with a lower learning rate or without mixed precision"
+                )
+            self.accelerator.backward(loss.value / len(running))
+            losses.append(replace(loss, value=loss.value.detach()))
+        return losses
 
 
 def train(
@@ -116,19 +173,25 @@ def train(
     *,
     resume: bool = False,
     mixed_precision: str = "auto",
+    micro_batch_size: int | None = None,
+    recompute: bool = False,
     max_minutes: float = math.inf,
     report: Report = lambda step, steps, parts: None,
 ) -> dict[str, float]:
     """Train a stage and export its network into ``out``, a model folder.
 
     Logs, pictures, a frozen copy of the configuration and the checkpoint are kept in ``out/training/NAME``. The samples
-    and the noise of a step depend on the seed and the step alone, so a resumed run goes on as if never interrupted.
+    and the noise of a step depend on the seed, the step and the size of the parts alone, so a resumed run goes on as if
+    never interrupted, with ``micro_batch_size`` also on another number of processes.
 
     Args:
         stage: what to train.
         out: model folder.
         resume: go on from the checkpoint.
         mixed_precision: "no", "bf16", "fp16", or "auto" for bf16 where the hardware has it.
+        micro_batch_size: samples of the batch that are computed at once; the rest is shared out to the processes or
+            follows in turn, before the weights change. Default: a process's whole share.
+        recompute: keep fewer activations and compute them again: less memory, more time.
         max_minutes: stop with a checkpoint after this time.
         report: called after each step with step, number of steps, and what to show.
 
@@ -137,6 +200,7 @@ def train(
 
     Raises:
         TrainingError: nothing to resume, something in the way, or the loss is no longer finite.
+        InputError: a batch that cannot be cut so, or a network that cannot recompute activations.
     """
     config, folder = stage.config, out / "training" / stage.name
     if not resume and (folder / "checkpoint").exists():
@@ -150,37 +214,23 @@ def train(
         project_dir=folder,
         cpu=default_device().type == "cpu",  # accelerate sees the processes of torchrun on CPUs only if told
     )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    count = count_parts(config.batch_size, micro_batch_size, world)
+    if recompute and not checkpoint_activations(stage.network):
+        raise InputError(f"the network of {stage.name} cannot recompute activations; leave --recompute away")
     run = _Run(stage, folder, accelerator)
     if resume:
         run.load()
     accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
-        write_json(folder / "config.json", {"preset": stage.preset.to_dict(), "stage": asdict(config)})
+        about = {"parts": count, "processes": world, "mixed_precision": mixed_precision}
+        write_json(folder / "config.json", {"preset": stage.preset.to_dict(), "stage": asdict(config), "run": about})
 
     began, metrics = time.monotonic(), {}
+    mine = range(rank, count, world)
     while run.step < config.steps:
-        factor = learning_rate_factor(run.step, config.steps, config.warmup_steps)
-        rank, world = accelerator.process_index, accelerator.num_processes
-        indices = draw_indices(stage.sampling_weights, config.batch_size, run.step, config.seed)[rank::world]
-        generator = _generator(config.seed, run.step, 1 + rank)
-        parts: dict[str, float] = {}
-        for loss in stage.losses(stage.batch(indices, generator), run.step, generator):
-            if not torch.isfinite(loss.value):
-                raise TrainingError(
-                    f"{stage.name}: the loss is {loss.value.item()} at step {run.step}; "
-                    "resume with a lower learning rate or without mixed precision"
-                )
-            optimizer = run.optimizers[loss.network]
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
-            accelerator.backward(loss.value)
-            accelerator.clip_grad_norm_(stage.networks[loss.network].parameters(), config.gradient_clip)
-            optimizer.step()
-            for other in run.optimizers.values():
-                other.zero_grad()
-            parts |= loss.parts
-        run.average.step(stage.network.parameters())
-        run.step += 1
+        indices = draw_indices(stage.sampling_weights, config.batch_size, run.step, config.seed)
+        parts = run.step_networks([indices[number::count] for number in mine], mine)
         accelerator.log(parts, step=run.step)
         report(run.step, config.steps, parts)
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from xreal.config import Preset, StageConfig
 
@@ -52,9 +51,17 @@ class Stage(abc.ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The network that this stage is for, without the wrapper of a distributed run."""
-        wrapped = next(iter(self.networks.values()))
-        return wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+        """The network that this stage is for."""
+        return next(iter(self.networks.values()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def averaged(self) -> Iterator[nn.Parameter]:
+        """Return what is averaged (EMA): all of the network."""
+        return self.network.parameters()
 
     @abc.abstractmethod
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Any:

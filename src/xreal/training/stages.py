@@ -6,14 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from xreal.config import Preset
 from xreal.errors import InputError, TrainingError
 from xreal.models.folder import load_autoencoder, start_from
+from xreal.models.precision import default_device
 from xreal.training.stage import Stage
 
 __all__ = ["STAGES", "build_stage"]
 
-STAGES = ("segmenter", "autoencoder", "backbone", "anatomy", "decoder", "judge-segmenter", "encoder")
+STAGES = (
+    "segmenter",
+    "autoencoder",
+    "backbone",
+    "anatomy",
+    "decoder",
+    "concat",
+    "controlnet",
+    "judge-segmenter",
+    "encoder",
+)
 
 
 def build_stage(
@@ -39,6 +52,7 @@ def build_stage(
         InputError: unknown stage.
         TrainingError: the autoencoder is needed and not there.
     """
+    PartialState(cpu=default_device().type == "cpu")  # each process takes its own device before anything is placed
     # Each stage imports what it needs: the segmenter's does not wait for diffusers, nor the others' for MONAI.
     if name == "segmenter":
         from xreal.training.segmenter import SegmenterStage
@@ -48,11 +62,23 @@ def build_stage(
         from xreal.training.autoencoder import AutoencoderStage
 
         return _started(AutoencoderStage(preset, data), start, "vae")
+    cache = out / "training" / name / "latents"
     if name == "backbone":
         from xreal.training.backbone import BackboneStage
 
-        cache = out / "training/backbone/latents"
         return BackboneStage(preset, data, _autoencoder(autoencoder or out), cache, start)
+    if name == "concat":
+        from xreal.training.baselines import ConcatStage
+
+        _refuse_backbone(out, name)
+        return ConcatStage(preset, data, _autoencoder(autoencoder or out), cache, start)
+    if name == "controlnet":
+        from xreal.training.baselines import ControlNetStage
+
+        if start is None:
+            raise InputError("a ControlNet steers a trained model; give --start FOLDER, or --start cxr-256")
+        _refuse_backbone(out, name)
+        return ControlNetStage(preset, data, start, cache)
     if name == "anatomy":
         from xreal.training.anatomy import AnatomyStage
 
@@ -70,6 +96,16 @@ def build_stage(
 
         return _started(EncoderStage(preset, data), start, "encoder")
     raise InputError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
+
+
+def _refuse_backbone(out: Path, name: str) -> None:
+    """Keep a baseline from changing what a model of another kind draws.
+
+    Raises:
+        TrainingError: ``out`` holds a U-Net that was not written by this stage.
+    """
+    if (out / "unet").is_dir() and not (out / "training" / name).is_dir():
+        raise TrainingError(f"{out} holds another model's unet/; give an --out of its own to {name}")
 
 
 def _started(stage: Stage, start: Path | None, component: str) -> Stage:

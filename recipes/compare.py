@@ -1,0 +1,28 @@
+"""Print the rows of several report cards, made by `xreal evaluate` on the same real images, as one table."""
+
+import json
+import sys
+from pathlib import Path
+
+from xreal.evaluation.report import markdown_table
+
+# Row of the table: report, row of the report.
+ROWS = {
+    "real vs real": ("xreal", "real vs real"),
+    "text only": ("xreal", "without anatomy controller"),
+    "concatenation": ("concat", "regional"),
+    "ControlNet": ("controlnet", "regional"),
+    "XReal, two-pass": ("xreal", "two-pass"),
+    "XReal, regional": ("xreal", "regional"),
+}
+
+
+def main(folder: Path) -> None:
+    reports = {name: json.loads((folder / name / "report.json").read_text()) for name, _ in ROWS.values()}
+    table = markdown_table({"rows": {title: reports[name]["rows"][row] for title, (name, row) in ROWS.items()}})
+    (folder / "compare.md").write_text(table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""Denoisers that see the organ mask at every call: the paper's baselines, ControlNet and concatenation."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
+
+from xreal.vocabulary import Organ
+
+__all__ = ["ORGAN_CHANNELS", "ControlledUNet", "build_controlnet", "organ_planes", "sees_organs"]
+
+_ORGANS = tuple(organ for organ in Organ if organ != Organ.BACKGROUND)
+ORGAN_CHANNELS = len(_ORGANS)
+_HINT_CHANNELS = (16, 32, 64, 96, 256, 256)  # of the hint, layer by layer; each but the first halves its size
+
+
+def organ_planes(organ_mask: Tensor) -> Tensor:
+    """Turn labels (B, H, W) into one plane per organ, (B, 4, H, W) float32, 1 where the organ is."""
+    return torch.stack([(organ_mask == organ).float() for organ in _ORGANS], dim=1)
+
+
+def build_controlnet(unet: UNet2DConditionModel, downsampling: int) -> ControlNetModel:
+    """Make an untrained ControlNet (arXiv 2302.05543) for a U-Net: a copy of its encoder that also sees organ masks.
+
+    It is diffusers' own network and works on what the U-Net's convolutions see: for a U-Net on patches of latents, the
+    patches. Its residuals start at zero.
+
+    Args:
+        unet: trained.
+        downsampling: pixels per latent, f.
+    """
+    halvings = round(math.log2(downsampling * unet.config.get("patch_size", 1)))
+    shared = inspect.signature(ControlNetModel.__init__).parameters.keys() & unet.config.keys()
+    settings = {name: unet.config[name] for name in sorted(shared)}
+    settings |= {
+        "in_channels": unet.conv_in.in_channels,
+        "conditioning_channels": ORGAN_CHANNELS,
+        "conditioning_embedding_out_channels": _HINT_CHANNELS[: halvings + 1],
+    }
+    network = ControlNetModel(**settings)
+    own = network.state_dict()
+    network.load_state_dict({key: value for key, value in unet.state_dict().items() if key in own}, strict=False)
+    return network
+
+
+class ControlledUNet(nn.Module):
+    """A U-Net and its ControlNet as one network, called as a U-Net that knows organs."""
+
+    def __init__(self, unet: UNet2DConditionModel, controlnet: ControlNetModel) -> None:
+        super().__init__()
+        self.unet, self.controlnet = unet, controlnet
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, organ_mask: Tensor | None = None
+    ) -> Any:
+        """Predict from latents (B, c, h, w); without organ mask (B, H, W) as the U-Net alone."""
+        if organ_mask is None:
+            return self.unet(sample, timestep, encoder_hidden_states)
+        down, middle = self.controlnet(
+            F.pixel_unshuffle(sample, self.unet.config.get("patch_size", 1)),
+            timestep,
+            encoder_hidden_states,
+            controlnet_cond=organ_planes(organ_mask).to(sample),
+            return_dict=False,
+        )
+        return self.unet(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        )
+
+
+def sees_organs(denoiser: nn.Module) -> bool:
+    """Return whether a U-Net takes the organ mask at every call."""
+    return isinstance(denoiser, ControlledUNet) or bool(denoiser.config.get("organ_channels", 0))
