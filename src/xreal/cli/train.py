@@ -25,7 +25,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
-    autoencoder: Annotated[Path | None, typer.Option(help="Model folder with a vae/ to use instead of OUT's.")] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="Model with a vae/ to use instead of OUT's.")] = None,
     start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
     micro_batch_size: Annotated[
@@ -62,7 +62,8 @@ def train(
     from xreal.training.loop import train as run
     from xreal.training.stages import build_stage
 
-    built = build_stage(stage, chosen, data, out, autoencoder, None if start is None else resolve_folder(start))
+    others = (None if model is None else resolve_folder(model) for model in (autoencoder, start))
+    built = build_stage(stage, chosen, data, out, *others)
 
     from rich.progress import (
         BarColumn,

@@ -20,7 +20,7 @@ from xreal.models.variation import AnatomyVariation, fit_variation
 
 __all__ = ["learn_variation"]
 
-_MOST = 8000  # X-rays looked at, spread over the data: a few components are known from far fewer
+_MOST = 2000  # X-rays looked at, spread over the data: enough for a few components
 _BATCH = 16
 
 
