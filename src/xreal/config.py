@@ -36,7 +36,6 @@ class AutoencoderConfig:
     patch_size: int = 4
     image_channels: int = 1
     mid_attention: bool = False
-    refine_channels: int = 0  # of the convolutions at full resolution that the decoder stage adds; 0: none
 
     @property
     def downsampling(self) -> int:
@@ -154,7 +153,7 @@ class Preset:
 _CXR_256 = Preset(
     name="cxr-256",
     image_size=256,
-    autoencoder=AutoencoderConfig(latent_channels=8, refine_channels=16),
+    autoencoder=AutoencoderConfig(),
     text_encoder=TextEncoderConfig(),
     backbone=BackboneConfig(),
     segmenter=SegmenterConfig(),

@@ -35,8 +35,6 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
     The convolutions see ``patch_size``² pixels as channels, which saves the costly full-resolution layers. The linear
     path maps each f×f patch to its latent and back; it starts as the principal components of real patches
     (``initialise``), so the convolutions only learn what those cannot do (residual autoencoding, arXiv 2410.10733).
-    Three small convolutions of ``refine_channels`` on the whole image may end the decoder: they alone see across the
-    borders of patches at full resolution (``add_refinement``).
     """
 
     @register_to_config
@@ -52,7 +50,6 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         mid_block_add_attention: bool = False,
         sample_size: int = 256,
         scaling_factor: float = 1.0,
-        refine_channels: int = 0,
     ) -> None:
         levels = len(block_out_channels)
         super().__init__(
@@ -74,27 +71,6 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         patch_values = in_channels * self.downsampling**2
         self.patch_encoder = nn.Conv2d(patch_values, latent_channels, 1)
         self.patch_decoder = nn.Conv2d(latent_channels, patch_values, 1)
-        self.refinement: nn.Module | None = None
-        if refine_channels:
-            self.add_refinement(refine_channels)
-
-    def add_refinement(self, channels: int) -> None:
-        """End the decoder with convolutions at full resolution; their start changes nothing.
-
-        Args:
-            channels: between them.
-        """
-        self.register_to_config(refine_channels=channels)
-        image_channels = self.config.out_channels
-        self.refinement = nn.Sequential(
-            nn.Conv2d(image_channels, channels, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, image_channels, 3, padding=1),
-        )
-        nn.init.zeros_(self.refinement[-1].weight)
-        nn.init.zeros_(self.refinement[-1].bias)
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
@@ -130,8 +106,6 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         decoded = super()._decode(latents, return_dict=False)[0]
         image = F.pixel_shuffle(decoded, self.config.patch_size)
         image = image + F.pixel_shuffle(self.patch_decoder(latents), self.downsampling)
-        if self.refinement is not None:
-            image = image + self.refinement(image)
         return DecoderOutput(sample=image) if return_dict else (image,)
 
 

@@ -10,16 +10,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from xreal.config import Preset
-from xreal.models.autoencoder import PatchAutoencoderKL, downsampling
 from xreal.training.autoencoder import AutoencoderStage
 from xreal.training.stage import Loss
-from xreal.training.texture import spectral_loss, tile_loss
 
 __all__ = ["DecoderStage"]
 
 
 class DecoderStage(AutoencoderStage):
-    """Reconstruction from the frozen encoder's latents, with as much texture as the X-ray itself has.
+    """Reconstruction from the frozen encoder's latents, against a patch discriminator from the first step.
 
     Latents hold a few numbers per patch; what they do not say (grain, the edges of ribs and vessels) a decoder trained
     on the mean error leaves out. This one draws it. The latents are disturbed a little, as drawn ones are.
@@ -27,8 +25,6 @@ class DecoderStage(AutoencoderStage):
 
     name = "decoder"
     adversarial_weight = 0.02  # pix2pix (arXiv 1611.07004) weighs L1 100 times; twice as much texture here
-    spectral_weight = 0.003  # more draws more grain, but jagged edges (docs/log.md)
-    tile_weight = 20.0
     latent_noise = 0.2  # largest standard deviation of the disturbance, as a share of that of the latents
 
     def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
@@ -41,9 +37,6 @@ class DecoderStage(AutoencoderStage):
         for name, part in network.named_children():
             if name in ("encoder", "quant_conv", "patch_encoder"):
                 part.requires_grad_(False)
-        channels = self.preset.autoencoder.refine_channels
-        if channels and isinstance(network, PatchAutoencoderKL) and not network.config.refine_channels:
-            network.add_refinement(channels)
         return network
 
     def losses(self, batch: Tensor, step: int, generator: torch.Generator) -> Iterator[Loss]:
@@ -57,11 +50,7 @@ class DecoderStage(AutoencoderStage):
         output = autoencoder.decode(latents + share / autoencoder.config.scaling_factor * noise).sample
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
-        shift = torch.randint(0, 16, (2,), generator=generator).tolist()  # so that windows start anywhere
-        spectral = spectral_loss(*(images[..., shift[0] :, shift[1] :] for images in (output, target)))
-        tile = tile_loss(output, target, downsampling(self.network))
-        loss = loss + self.spectral_weight * spectral + self.tile_weight * tile
-        yield Loss("autoencoder", loss, parts | {"spectral": spectral.item(), "tile": tile.item()})
+        yield Loss("autoencoder", loss, parts)
         if adversarial:
             yield self.reconstruction.discriminator_loss(output, target)
 
