@@ -11,6 +11,7 @@
 #   autoencoder     640 × 16 crops    22 min, both threads        PSNR 34.6 dB, SSIM 0.938
 #   backbone      3,000 × 16          75 min, two processes       docs/results.md
 #   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
+#   variation    one pass             5 min, one thread           docs/log.md
 #   decoder       1,000 ×  8 crops    28 min, one thread          PSNR 34.5 dB, SSIM 0.935
 #   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
@@ -33,6 +34,7 @@ data=(--data "$run/data/nih" --data "$run/data/nih_normal")
 xreal train autoencoder "${data[@]}" --preset cxr-256 --out "$run"
 torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train backbone "${data[@]}" --preset cxr-256 --out "$run"
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
+xreal train variation "${data[@]}" --preset cxr-256 --out "$run"
 xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
 
 python "$(dirname "$0")/bundle.py" "$run" "$run/bundle" # half precision, as in the package
