@@ -11,7 +11,7 @@
 #   autoencoder     640 × 16 crops    22 min, both threads        PSNR 34.6 dB, SSIM 0.938
 #   backbone      3,000 × 16          75 min, two processes       docs/results.md
 #   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
-#   variation    one pass             5 min, one thread           docs/log.md
+#   variation    one pass             a few minutes               docs/log.md
 #   decoder       1,000 ×  8 crops    28 min, one thread          PSNR 34.5 dB, SSIM 0.935
 #   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
 #
