@@ -445,7 +445,7 @@ class XRealPipeline(DiffusionPipeline):
         denoise: Denoiser,
         lesions: LatentLesions,
         eta: float,
-        callback: StepCallback | None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
         keep_mask = 1 - lesions.union(len(reference))
