@@ -31,7 +31,7 @@ class AutoencoderConfig:
 
     block_out_channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 1
-    latent_channels: int = 4
+    latent_channels: int = 8
     norm_num_groups: int = 16
     patch_size: int = 4
     image_channels: int = 1

@@ -164,6 +164,14 @@ def test_nothing_to_resume(phantom_data: Path, tmp_path: Path) -> None:
         run("segmenter", phantom_data, tmp_path, resume=True)
 
 
+def test_runs_of_one_process_may_differ_in_precision(phantom_data: Path, tmp_path: Path) -> None:
+    for precision in ("bf16", "no"):
+        out = tmp_path / precision
+        train(build_stage("segmenter", TINY, [phantom_data], out), out, mixed_precision=precision)
+        about = json.loads((out / "training" / "segmenter" / "config.json").read_text())["run"]
+        assert about["mixed_precision"] == precision
+
+
 def test_loss_that_is_not_finite_stops_the_run(phantom_data: Path, tmp_path: Path) -> None:
     stage = build_stage("segmenter", TINY, [phantom_data], tmp_path)
     losses = stage.losses

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -208,6 +209,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if mixed_precision == "auto":
         mixed_precision = "bf16" if fast_dtype(default_device()) is torch.bfloat16 else "no"
+    AcceleratorState._reset_state()  # shared by the whole process: an earlier run may have had another precision
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         log_with="tensorboard",
