@@ -3,9 +3,9 @@
 python recipes/widen.py MODEL OUT --channels 8 --data PREPARED [--data PREPARED]
 
 The new channels are linear: the principal components of what the old autoencoder loses of patches, and the share of it
-that they tell by themselves is added to what it draws. The U-Net reads and predicts them through weights that begin at zero and small, so it draws at first what it drew before.
-Train on with `xreal train decoder --start OUT` and `xreal train backbone --start OUT`; the anatomy's variation is
-learnt anew, with `xreal train variation`.
+that they tell by themselves is added to what it draws. The U-Net reads and predicts them through weights that begin at
+zero and small, so it draws at first what it drew before. Train on with `xreal train decoder --start OUT` and
+`xreal train backbone --start OUT`; the anatomy's variation is learnt anew, with `xreal train variation`.
 """
 
 from __future__ import annotations

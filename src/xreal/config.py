@@ -140,6 +140,7 @@ class Preset:
     judge_segmenter: JudgeSegmenterConfig = JudgeSegmenterConfig()
     encoder: EncoderConfig = EncoderConfig()
     variation_components: int = 16  # directions in which X-rays of one organ mask differ
+    texture_bands: int = 5  # octaves, from that of the pixels down to 16 to 32 pixels a period
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -164,9 +165,8 @@ _CXR_256 = Preset(
         "concat": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "controlnet": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
-        "decoder": StageConfig(
-            steps=1000, batch_size=8, learning_rate=3e-4, crop=128, adversarial_from=0, ema_decay=0.995
-        ),
+        "decoder": StageConfig(steps=1200, batch_size=16, learning_rate=3e-4, crop=128, ema_decay=0.995),
+        "texture": StageConfig(steps=400, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=1300, batch_size=32, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99),
     },
@@ -212,6 +212,7 @@ _PAPER = Preset(
         ),
         "anatomy": StageConfig(steps=100_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
         "decoder": StageConfig(steps=50_000, batch_size=16, learning_rate=7e-5, adversarial_from=0),
+        "texture": StageConfig(steps=2000, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=20_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
     },
@@ -237,6 +238,7 @@ _TINY = Preset(
         "controlnet": _TINY_STAGE,
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
         "decoder": replace(_TINY_STAGE, crop=32, adversarial_from=0),
+        "texture": replace(_TINY_STAGE, crop=32),
         "judge-segmenter": replace(_TINY_STAGE, seed=1),
         "encoder": _TINY_STAGE,
     },

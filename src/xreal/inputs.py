@@ -63,6 +63,7 @@ def check_settings(
     guidance: float = 7.0,
     eta: float | None = None,
     lesion_start: float = 0.2,
+    texture: float = 1.0,
 ) -> Settings:
     """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
 
@@ -95,6 +96,8 @@ def check_settings(
         raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
     if not 0 <= lesion_start <= 1:
         raise InputError(f"lesion_start is {lesion_start}; expected 0 to 1")
+    if not 0 <= texture <= 2:
+        raise InputError(f"texture is {texture}; expected 0 (none) to 2, 1 as in real X-rays")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
         raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
     return Settings(chosen.mode, solver, steps, eta)

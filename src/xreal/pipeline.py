@@ -26,7 +26,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
-from xreal.control.blending import Keep, StepNoise
+from xreal.control.blending import Keep, StepNoise, texture_generators
 from xreal.control.denoiser import Denoiser
 from xreal.control.editing import bring_back, edit_keep, fit_organs, plan_edit
 from xreal.control.pathology import LatentLesions, lesions_to_latents
@@ -101,7 +101,7 @@ class XRealPipeline(DiffusionPipeline):
     anatomy: the paper's baselines.
     """
 
-    _optional_components = ["anatomy_controller", "anatomy_variation", "controlnet", "segmenter"]  # noqa: RUF012 (diffusers' own way)
+    _optional_components = ["anatomy_controller", "anatomy_variation", "controlnet", "segmenter", "texture"]  # noqa: RUF012 (diffusers' own way)
     model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
 
     def __init__(
@@ -115,6 +115,7 @@ class XRealPipeline(DiffusionPipeline):
         anatomy_variation: Any = None,
         segmenter: Any = None,
         controlnet: Any = None,
+        texture: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -127,6 +128,7 @@ class XRealPipeline(DiffusionPipeline):
             anatomy_variation=anatomy_variation,
             segmenter=segmenter,
             controlnet=controlnet,
+            texture=texture,
         )
 
     @classmethod
@@ -182,6 +184,7 @@ class XRealPipeline(DiffusionPipeline):
         anatomy: AnatomyBlend | None = None,
         lesion_start: float = 0.2,
         exact: bool = False,
+        texture: float = 1.0,
         callback_on_step_end: StepCallback | None = None,
     ) -> XRealPipelineOutput:
         """Draw one chest X-ray per seed.
@@ -205,6 +208,8 @@ class XRealPipeline(DiffusionPipeline):
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
+            texture: how much of what the decoder leaves out, grain above all, is added to image and twin alike, where
+                the model knows it: 1 as in real X-rays, 0 none.
             callback_on_step_end: called after each step as in diffusers: pipeline, number of the step (two-pass counts
                 on), timestep, ``{"latents": ...}``: (B, c, h, w), with lesions in regional mode (2B, c, h, w), healthy
                 twins first. It may return such a dictionary, with other latents, and raise to stop.
@@ -214,7 +219,7 @@ class XRealPipeline(DiffusionPipeline):
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
-        use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start)
+        use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start, texture)
         two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
         blend = anatomy or default_blend(use.mode)
@@ -261,7 +266,14 @@ class XRealPipeline(DiffusionPipeline):
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
-        # 5. Composite, and hand over.
+        # 5. Texture, the same of both; composite, and hand over.
+        if self.texture is None:
+            texture = 0.0
+        elif texture > 0:
+            images, healthy = (
+                self.texture(drawn.mean(1, keepdim=True), texture_generators(seeds), texture)
+                for drawn in (images, healthy)
+            )
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
         pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey
         if exact and findings is not None:
@@ -282,6 +294,7 @@ class XRealPipeline(DiffusionPipeline):
                 "prompt": prompt,
                 "lesion_start": lesion_start,
                 "exact": exact,
+                "texture": texture,
                 "anatomy": asdict(blend),
             },
         )

@@ -49,6 +49,7 @@ def generate(
         typer.Option(help="How much X-rays of one mask differ, 1 as real ones; default 1, for two-pass 0."),
     ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
+    texture: Annotated[float, typer.Option(help="How much grain is added, 1 as in real X-rays, 0 none.")] = 1.0,
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave every pixel outside the lesions as in the healthy twin.")
     ] = False,
@@ -81,7 +82,7 @@ def generate(
     from xreal.pipeline import XRealPipeline
     from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
-    settings = check_settings([seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start)
+    settings = check_settings([seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start, texture)
     usual = default_blend(settings.mode)
     anatomy = AnatomyBlend(
         anatomy_inside,
@@ -113,6 +114,7 @@ def generate(
             lesion_start=lesion_start,
             prompt=prompt,
             exact=exact,
+            texture=texture,
             anatomy=anatomy,
         )
         if first == 0:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Keep", "StepNoise", "keep_reference", "per_step_strength"]
+__all__ = ["Keep", "StepNoise", "keep_reference", "per_step_strength", "texture_generators"]
 
 
 def keep_reference(
@@ -91,6 +91,11 @@ class StepNoise:
 
     def _draw(self, generators: list[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(self.shape, generator=g) for g in generators]).to(self.device)
+
+
+def texture_generators(seeds: list[int]) -> list[torch.Generator]:
+    """Return the generators of what is added after decoding: streams of their own, beside those of two trajectories."""
+    return [_stream(seed, 4) for seed in seeds]
 
 
 def _stream(seed: int, stream: int) -> torch.Generator:

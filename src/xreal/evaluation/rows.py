@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from xreal.control.blending import texture_generators
 from xreal.errors import InputError, OutputError
 from xreal.evaluation.cases import Cases, joined, read_cases, write_case
 from xreal.evaluation.control import sample_lung_boxes
@@ -20,6 +21,7 @@ from xreal.evaluation.options import Options
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.folder import resolve_folder, weights_hash
+from xreal.models.texture import Texture
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding, Organ
 
@@ -170,10 +172,13 @@ def like_real(drawn: Cases, owners: Cases) -> np.ndarray:
 
 
 @torch.inference_mode()
-def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray) -> np.ndarray:
-    """Send images (N, H, W) through the autoencoder: the best that a model of these latents can draw."""
+def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray, texture: Texture | None = None) -> np.ndarray:
+    """Send images (N, H, W) through the autoencoder, with texture: the best that a model of these latents can draw."""
     batches = torch.from_numpy(np.ascontiguousarray(images))[:, None].split(8)
     parts = [decode_latents(autoencoder, encode_image(autoencoder, part.to(autoencoder.device))) for part in batches]
+    if texture is not None:
+        seeds = iter(range(len(images)))
+        parts = [texture(part, texture_generators([next(seeds) for _ in part])) for part in parts]
     return torch.cat(parts)[:, 0].cpu().numpy()
 
 
@@ -208,7 +213,7 @@ def model_rows(
     }
     say(_forecast(pipeline, requests, plans))
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
-    rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline.vae, others.images), drawn=False)}
+    rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline.vae, others.images, pipeline.texture), drawn=False)}
     for name, (wanted, use_masks, settings) in plans.items():
         if len(wanted) == 0:
             continue

@@ -59,6 +59,7 @@ _CLASSES = {
     "LMSDiscreteScheduler": "diffusers",
     "UniPCMultistepScheduler": "diffusers",
     "AnatomyVariation": "xreal.models.variation",
+    "Texture": "xreal.models.texture",
     "ControlNetModel": "diffusers",
     "Segmenter": "xreal.masks.segmenter",
 }
@@ -73,6 +74,7 @@ _SELF_DESCRIPTIONS = {
     "scheduler": ("scheduler_config.json", "_class_name"),
     "anatomy_controller": ("config.json", "_class_name"),
     "anatomy_variation": ("config.json", "_class_name"),
+    "texture": ("config.json", "_class_name"),
     "controlnet": ("config.json", "_class_name"),
     "segmenter": ("config.json", "_class_name"),
 }

@@ -22,6 +22,7 @@ from xreal.models.autoencoder import build_autoencoder
 from xreal.models.backbone import Backbone, build_unet
 from xreal.models.organs import ORGAN_CHANNELS, ControlledUNet, build_controlnet
 from xreal.models.text_encoder import build_text_encoder
+from xreal.models.texture import Texture
 from xreal.training.parallel import checkpoint_activations, count_parts
 from xreal.vocabulary import Finding
 
@@ -129,6 +130,7 @@ def forecast(
             "autoencoder",
             "anatomy",
             "decoder",
+            "texture",
         )  # these compute in float32
         with counter:
             with (
@@ -207,6 +209,18 @@ def _autoencoding(preset: Preset, whole: bool, frozen_encoder: bool = False, cro
     return [network], step
 
 
+def _texture(preset: Preset) -> tuple[list[nn.Module], Step]:
+    networks, decode = _autoencoding(preset, whole=False, crop=preset.stages["texture"].crop)
+    networks[0].requires_grad_(False)
+    texture = Texture(preset.texture_bands)
+
+    def step(count: int) -> Tensor:
+        likelihood: Tensor = texture.deviations(decode(count).mean(1, keepdim=True))
+        return likelihood
+
+    return [*networks, texture], step
+
+
 def _on_images(network: nn.Module, side: int, output: Callable[[Any], Tensor]) -> tuple[list[nn.Module], Step]:
     return [network], lambda count: output(network(torch.randn(count, 1, side, side)))
 
@@ -228,6 +242,7 @@ _STEPS: dict[str, Callable[[Preset], tuple[list[nn.Module], Step]]] = {
     "backbone": _diffusion,
     "anatomy": lambda p: _autoencoding(p, whole=True),
     "decoder": lambda p: _autoencoding(p, whole=False, frozen_encoder=True, crop=p.stages["decoder"].crop),
+    "texture": _texture,
     "concat": lambda p: _diffusion(p, "concat"),
     "controlnet": lambda p: _diffusion(p, "controlnet"),
     "judge-segmenter": lambda p: _on_images(

@@ -22,6 +22,7 @@ STAGES = (
     "backbone",
     "anatomy",
     "decoder",
+    "texture",
     "concat",
     "controlnet",
     "judge-segmenter",
@@ -87,6 +88,10 @@ def build_stage(
         from xreal.training.decoder import DecoderStage
 
         return DecoderStage(preset, data, _autoencoder(autoencoder or start or out))
+    if name == "texture":
+        from xreal.training.texture import TextureStage
+
+        return _started(TextureStage(preset, data, _autoencoder(autoencoder or out)), start, "texture")
     if name == "judge-segmenter":
         from xreal.training.segmenter import JudgeSegmenterStage
 

@@ -1,0 +1,78 @@
+"""Stage: the texture that a decoder leaves out; latents, and every network trained on them, stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from xreal.config import Preset
+from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.precision import default_device
+from xreal.models.texture import Texture
+from xreal.training.autoencoder import AutoencoderStage
+from xreal.training.stage import Loss
+
+__all__ = ["TextureStage"]
+
+
+class TextureStage(AutoencoderStage):
+    """Likelihood of what the frozen autoencoder loses of X-rays, band by band, given what it returns."""
+
+    name = "texture"
+
+    def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
+        """Take a trained autoencoder."""
+        self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
+        super().__init__(preset, data)
+        self.networks = {self.name: self.networks["autoencoder"]}
+
+    def _build(self) -> nn.Module:
+        return Texture(self.preset.texture_bands)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        return image
+
+    @torch.no_grad()
+    def _decoded(self, images: Tensor) -> Tensor:
+        device = self.autoencoder.device
+        parts = [encode_image(self.autoencoder, part.to(device)) for part in images.split(8)]
+        return torch.cat([decode_latents(self.autoencoder, part) for part in parts])
+
+    def losses(self, batch: Tensor, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """Yield the negative log-likelihood."""
+        network: Texture = self.networks["texture"]
+        likelihood = network.loss(self._decoded(batch), batch.to(self.device))
+        yield Loss("texture", likelihood, {"loss": likelihood.item()})
+
+    def validate(self) -> dict[str, float]:
+        """Return the loss on validation images, and by how many dB each band is too strong in textured ones."""
+        network: Texture = self.network
+        decoded, real = self._decoded(self.validation.image), self.validation.image.to(self.device)
+        drawn = self._textured(decoded)
+        powers = [
+            network.split(images.expand(-1, network.config.bands, -1, -1)).square().mean((2, 3)).log10().mean(0)
+            for images in (drawn, real)
+        ]
+        excess = 10 * (powers[0] - powers[1])
+        return {"validation_loss": network.loss(decoded, real).item()} | {
+            f"band_{band}_dB": float(value) for band, value in enumerate(excess)
+        }
+
+    def _textured(self, decoded: Tensor) -> Tensor:
+        drawn: Tensor = self.network(decoded, [torch.Generator().manual_seed(i) for i in range(len(decoded))])
+        return drawn
+
+    def sheet(self) -> list[list[np.ndarray]]:
+        """Draw real X-rays, what is decoded of them, and that with texture."""
+        real = self.validation.image[:: max(1, len(self.validation.image) // 4)][:4]
+        decoded = self._decoded(real)
+        return [[image[0].cpu().numpy() for image in images] for images in (real, decoded, self._textured(decoded))]
+
+    def export(self, folder: Path) -> None:
+        """Write ``texture/``."""
+        self.network.save_pretrained(folder / "texture")
