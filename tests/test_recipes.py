@@ -1,0 +1,59 @@
+"""Recipes that change weights: what a model knew, it still knows."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from xreal.models.autoencoder import PatchAutoencoderKL
+from xreal.models.backbone import PatchUNet2DConditionModel
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def widen() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("widen", RECIPES / "widen.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@torch.inference_mode()
+def test_widened_autoencoder_keeps_its_channels_and_draws_better(widen: ModuleType) -> None:
+    torch.manual_seed(0)
+    old = PatchAutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, latent_channels=2, scaling_factor=1.5)
+    basis = torch.rand(6, 1, 64, 64)  # images of six degrees of freedom per patch, more than two channels hold
+    images = torch.einsum("nk,kchw->nchw", torch.rand(64, 6), basis) / 3
+    old.initialise(images)
+    new = widen.widen_autoencoder(old, images, 4)
+    latents = new.encode(images).latent_dist
+    before = old.encode(images).latent_dist
+    assert torch.equal(latents.mean[:, :2], before.mean)
+    assert torch.equal(latents.logvar[:, :2], before.logvar)
+    torch.testing.assert_close(1.5 * latents.mean[:, 2:].std((0, 2, 3)), torch.ones(2), rtol=0.02, atol=0)
+    silent = latents.mean.clone()
+    silent[:, 2:] = 0
+    torch.testing.assert_close(new.decode(silent).sample, old.decode(before.mean).sample)
+    errors = [(n.decode(n.encode(images).latent_dist.mean).sample - images).square().mean() for n in (old, new)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+@torch.inference_mode()
+def test_widened_unet_predicts_the_old_channels_as_before(widen: ModuleType) -> None:
+    torch.manual_seed(0)
+    old = PatchUNet2DConditionModel(
+        sample_size=8, in_channels=2, out_channels=2, block_out_channels=(8, 16), norm_num_groups=4,
+        attention_head_dim=2, cross_attention_dim=16, addition_embed_type_num_heads=2,
+    ).eval()  # fmt: skip
+    new = widen.widen_unet(old, 4).eval()
+    assert new.config.in_channels == 4
+    noisy, embeds = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
+    prediction = new(noisy, torch.tensor([5, 900]), embeds).sample
+    assert prediction.shape == noisy.shape
+    torch.testing.assert_close(prediction[:, :2], old(noisy[:, :2], torch.tensor([5, 900]), embeds).sample)
+    assert prediction[:, 2:].abs().max() > 0
