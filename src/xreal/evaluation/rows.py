@@ -237,7 +237,7 @@ def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, tuple[C
     seconds(2)
     few, many = seconds(2), seconds(6)
     step, fixed = max(0.0, (many - few) / 4), few
-    evaluations = {REGIONAL: 30 * 3, TWO_PASS: 100 * 3, TEXT_ONLY: 30 * 3}  # network calls: X-ray, prompt and twin
+    evaluations = {REGIONAL: 39, TWO_PASS: 300, TEXT_ONLY: 39}  # of the network, with one lesion: docs/speed.md
     total = sum(len(wanted) * (evaluations[name] * step + fixed) for name, (wanted, _, _) in plans.items())
     counts = ", ".join(f"{len(wanted)} {name}" for name, (wanted, _, _) in plans.items() if len(wanted))
     return f"drawing {counts}: at most about {max(1, round(total / 60))} minutes; finished images are kept"

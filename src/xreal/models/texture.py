@@ -59,15 +59,18 @@ class Texture(ModelMixin, ConfigMixin):
         return self.network(images).float().clamp(-12, 0).exp()
 
     def loss(self, decoded: Tensor, real: Tensor) -> Tensor:
-        """Return the negative log-likelihood of what was lost, a mean over bands and pixels.
+        """Return the negative log-likelihood of what was lost, by Laplace's distribution, a mean over bands and pixels.
+
+        It is least where the mean of |texture| is that of |what was lost|. A Gaussian's asks for the mean square, which
+        a few edges make: the grain would be that of edges, everywhere that one might be.
 
         Args:
             decoded: (B, 1, H, W).
             real: the X-rays that were encoded, (B, 1, H, W).
         """
         lost = self.split((real - decoded).float().expand(-1, self.config.bands, -1, -1))
-        variance = self.variances(decoded)
-        return (variance.log() + lost.square() / variance).mean() / 2
+        mean_size = (self.variances(decoded) * (2 / math.pi)).sqrt()  # of Gaussian noise
+        return (mean_size.log() + lost.abs() / mean_size).mean()
 
     def variances(self, decoded: Tensor) -> Tensor:
         """Return the variance of each band of the drawn texture in each place, (B, bands, H, W).
