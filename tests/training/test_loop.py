@@ -172,6 +172,20 @@ def test_runs_of_one_process_may_differ_in_precision(phantom_data: Path, tmp_pat
         assert about["mixed_precision"] == precision
 
 
+@pytest.mark.parametrize("name", ["autoencoder", "anatomy", "decoder"])
+def test_autoencoders_compute_in_the_precision_asked_for(
+    name: str, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """They are called by ``encode`` and ``decode``, which accelerate does not see."""
+    stage = build_stage(name, TINY, [phantom_data], tmp_path, tiny_model_folder)
+    kinds = set()
+    convolution = next(part for part in stage.network.decoder.modules() if isinstance(part, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda module, inputs, output: kinds.add((module.training, output.dtype)))
+    train(stage, tmp_path, mixed_precision="bf16")
+    assert (True, torch.bfloat16) in kinds
+    assert (True, torch.float32) not in kinds
+
+
 def test_loss_that_is_not_finite_stops_the_run(phantom_data: Path, tmp_path: Path) -> None:
     stage = build_stage("segmenter", TINY, [phantom_data], tmp_path)
     losses = stage.losses

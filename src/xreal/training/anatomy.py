@@ -68,8 +68,10 @@ class AnatomyStage(Stage):
         image = batch.image.to(device)
         from_mask = (torch.rand(len(image), 1, 1, 1, generator=generator) < self.mask_share).to(device)
         seen = torch.where(from_mask, organ_mask_to_pixels(batch.organ_mask).to(device), image)
-        posterior = network.encode(to_pixels(self.network, seen)).latent_dist
-        output = from_pixels(self.network, network.decode(posterior.sample(generator=generator)).sample)
+        with self.autocast():
+            posterior = network.encode(to_pixels(self.network, seen)).latent_dist
+            decoded = network.decode(posterior.sample(generator=generator)).sample
+        output = from_pixels(self.network, decoded)
         target = image.expand_as(output)
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)

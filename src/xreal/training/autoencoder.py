@@ -116,8 +116,9 @@ class AutoencoderStage(Stage):
         """Yield the autoencoder's loss, then the discriminator's."""
         autoencoder = self.networks["autoencoder"]
         target = batch.to(next(autoencoder.parameters()).device)
-        posterior = autoencoder.encode(target).latent_dist
-        output = autoencoder.decode(posterior.sample(generator=generator)).sample
+        with self.autocast():
+            posterior = autoencoder.encode(target).latent_dist
+            output = autoencoder.decode(posterior.sample(generator=generator)).sample.float()
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
         kl = posterior.kl().mean()

@@ -43,11 +43,12 @@ class DecoderStage(AutoencoderStage):
         """Yield the decoder's loss, then the discriminator's."""
         autoencoder = self.networks["autoencoder"]
         target = batch.to(next(autoencoder.parameters()).device)
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             latents = autoencoder.encode(target).latent_dist.mode()
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         share = self.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
-        output = autoencoder.decode(latents + share / autoencoder.config.scaling_factor * noise).sample
+        with self.autocast():
+            output = autoencoder.decode(latents + share / autoencoder.config.scaling_factor * noise).sample.float()
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
         yield Loss("autoencoder", loss, parts)

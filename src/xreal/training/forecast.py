@@ -126,12 +126,7 @@ def forecast(
             return tensor
 
         counter = FlopCounterMode(display=False)
-        mixed = mixed_precision != "no" and name not in (
-            "autoencoder",
-            "anatomy",
-            "decoder",
-            "texture",
-        )  # these compute in float32
+        mixed = mixed_precision != "no" and name != "texture"  # which computes in float32
         with counter:
             with (
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

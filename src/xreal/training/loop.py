@@ -66,6 +66,7 @@ class _Run:
             # Placed and, in mixed precision, its calls wrapped, but no more: see training/parallel.py.
             stage.networks[key] = accelerator.prepare_model(network, evaluation_mode=True)
             self.optimizers[key] = accelerator.prepare_optimizer(optimizer)
+        stage.autocast = accelerator.autocast
         same_everywhere(stage.networks.values())
         self.average = EMAModel(list(stage.averaged()), decay=stage.config.ema_decay, use_ema_warmup=True, power=0.75)
         self.average.to(accelerator.device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,6 +40,8 @@ class Stage(abc.ABC):
         name: as in ``xreal train NAME``.
         networks: what is trained; each has its own optimizer. The first is averaged (EMA) and exported.
         sampling_weights: how often each training sample is drawn, (N,).
+        autocast: context of the run's precision, for what is called by another way than the networks' ``forward``,
+            which accelerate looks after; losses are computed outside of it.
     """
 
     name: ClassVar[str]
@@ -48,6 +51,7 @@ class Stage(abc.ABC):
         self.config: StageConfig = preset.stages[self.name]
         self.networks: dict[str, nn.Module] = {}
         self.sampling_weights: Tensor = torch.ones(0)
+        self.autocast: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def network(self) -> nn.Module:
