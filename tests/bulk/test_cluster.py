@@ -109,9 +109,9 @@ def test_a_killed_workers_part_is_drawn_again_and_nothing_else(
 def test_a_cluster_of_this_machine_draws_the_same_files(
     plan: Plan, whole: Path, run: Run, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "plan.yaml").write_text(
-        f"images: [{{findings: [Pneumonia], n: {PARTS}}}]\nbatch_size: 1\ndraw: {{steps: {STEPS}}}\nchecks: {{min_dice: 0}}\n"
-    )
+    checked = "batch_size: 1\nchecks: {min_dice: 0}\n"
+    drawn = f"images: [{{findings: [Pneumonia], n: {PARTS}}}]\ndraw: {{steps: {STEPS}}}\n"
+    (tmp_path / "plan.yaml").write_text(drawn + checked)
     options = ("--plan", tmp_path / "plan.yaml", "--model", tiny_model_folder, "--out", tmp_path / "set")
     assert run("synthesize", *options, "--ray", "local", "--workers", 2) == 0
     assert f"{PARTS} of {PARTS} images" in capsys.readouterr().out

@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import platform
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 
 import xreal
-from xreal.bulk.copies import CopyCheck, prepare_copy_check
+from xreal.bulk.copies import CopyCheck, cache_folder, prepare_copy_check
 from xreal.bulk.drawing import draw_items
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
@@ -116,12 +115,11 @@ def synthesize(
     _begin(out, json.loads(json.dumps(identity)), boxes)
     missing = [part for part in range(job.parts) if not job.record(part).exists()]
     if missing:
-        with tempfile.TemporaryDirectory() as shared:
-            if plan.checks.train:
-                job = replace(job, copies=prepare_copy_check(plan.checks.train, Path(shared) / "train.npy"))
-            with _parts(job, missing, workers, ray) as done:
-                for _ in progress(done, len(missing)):
-                    pass
+        if plan.checks.train:
+            job = replace(job, copies=prepare_copy_check(plan.checks.train, cache_folder()))
+        with _parts(job, missing, workers, ray) as done:
+            for _ in progress(done, len(missing)):
+                pass
     return write_tables(out, (job.record(part) for part in range(job.parts)), plan)
 
 
@@ -194,7 +192,9 @@ def check_machine(job: Job) -> None:
     """
     known = json.loads(plan.read_text()) if (plan := job.out / "plan.json").exists() else {}
     missing = [path for path in job.masks if not path.exists()]
-    missing += [job.copies.train] if job.copies is not None and not job.copies.train.exists() else []
+    if job.copies is not None:
+        needed = (*map(Path, job.copies.folders), job.copies.thumbnails)
+        missing += [path for path in needed if not path.exists()]
     if known.get("weights") != job.weights:
         missing.insert(0, job.out)
     if missing:
