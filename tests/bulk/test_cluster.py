@@ -43,18 +43,22 @@ def whole(plan: Plan, tiny_model_folder: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Run a cluster of two machines of one core each, as far as Ray can tell; returns its address."""
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        machine = {"num_cpus": 1, "object_store_memory": 100_000_000}
-        cluster = ray.cluster_utils.Cluster(
-            initialize_head=True, head_node_args={**machine, "include_dashboard": False}
-        )
-        cluster.add_node(**machine)
-        yield cluster.address
-        cluster.shutdown()
+        environment.setenv("RAY_worker_niceness", "0")  # 15 by default: workers would stand still on a busy machine
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(environment: None) -> Iterator[str]:
+    """Run a cluster of two machines of one core each, as far as Ray can tell; returns its address."""
+    machine = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+    cluster.add_node(**machine)
+    yield cluster.address
+    cluster.shutdown()
 
 
 def drawing() -> list[int]:
@@ -89,7 +93,7 @@ def test_a_killed_workers_part_is_drawn_again_and_nothing_else(
                 if not killed and any((out / "parts").glob("[0-9]*.json")):
                     os.kill(process, signal.SIGKILL)
                     killed.append(process)
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     watch = threading.Thread(target=kill_one)
     watch.start()
