@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -79,33 +80,56 @@ def tee(parts: Iterable[int], into: list[int]) -> Iterator[int]:
         yield part
 
 
+class Killer:
+    """Kills workers that draw, ``most`` at the most, once ``parts`` parts are done; notes all that drew."""
+
+    def __init__(self, out: Path, parts: int, most: int) -> None:
+        self.out, self.parts, self.most = out, parts, most
+        self.seen: set[int] = set()
+        self.killed: set[int] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            for process in drawing():
+                self.seen.add(process)
+                if len(self.killed) < self.most and len(list(self.out.glob("parts/[0-9]*.json"))) >= self.parts:
+                    os.kill(process, signal.SIGKILL)
+                    self.killed.add(process)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
 @pytest.mark.slow
 def test_a_killed_workers_part_is_drawn_again_and_nothing_else(
     cluster: str, plan: Plan, whole: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    out, seen, killed, ended = tmp_path / "set", set(), [], threading.Event()
-
-    def kill_one() -> None:
-        """Kill a worker that draws, once a part is done; note all that drew."""
-        while not ended.is_set():
-            for process in drawing():
-                seen.add(process)
-                if not killed and any((out / "parts").glob("[0-9]*.json")):
-                    os.kill(process, signal.SIGKILL)
-                    killed.append(process)
-            time.sleep(0.1)
-
-    watch = threading.Thread(target=kill_one)
-    watch.start()
+    out = tmp_path / "set"
     done: list[int] = []
-    try:
+    with Killer(out, parts=1, most=1) as killer:
         synthesize(plan, str(tiny_model_folder), out, progress=lambda parts, _: tee(parts, done), ray=cluster)
-    finally:
-        ended.set()
-        watch.join()
-    assert len(killed) == 1
-    assert len(seen) == 3  # the one that was killed, the other, and the one that took its place
+    assert len(killer.killed) == 1
+    assert len(killer.seen) == 3  # the one that was killed, the other, and the one that took its place
     assert sorted(done) == list(range(PARTS))
+    assert bytes_of(out) == bytes_of(whole)
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_two_workers_ends_the_run_which_goes_on_without_ray(
+    cluster: str, plan: Plan, whole: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    with Killer(out, parts=0, most=1000) as killer, pytest.raises(DataError, match=r"part \d killed two workers"):
+        synthesize(plan, str(tiny_model_folder), out, ray=cluster, workers=1)
+    assert len(killer.killed) == 2
+    synthesize(plan, str(tiny_model_folder), out)
     assert bytes_of(out) == bytes_of(whole)
 
 
