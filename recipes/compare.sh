@@ -7,9 +7,11 @@
 #   PRESET=cxr-256  sizes and lengths of the stages        N=200       images per row
 #   STEPS=          steps of backbone and concat           CONTROL_STEPS=STEPS  of controlnet and anatomy, if not the preset's
 #   LAUNCH=xreal    or "torchrun --standalone --nproc_per_node 8 -m -- xreal.cli"
+#   MODEL=          an XReal model, such as cxr-256, to compare with instead of training one in RUN/xreal
 #
 # All share one autoencoder. ControlNet and XReal share one backbone, which they leave as it is; concatenation trains its
-# own for as many steps. NOT RUN TO THE END HERE: no duration and no score is known; a few steps of each stage were.
+# own for as many steps. Killed, it goes on where it was when it is started again. NOT RUN AT FULL LENGTH HERE: no duration
+# and no score is known; all of it was run with PRESET=tiny STEPS=2 N=4 on phantoms, to see that it works.
 set -euo pipefail
 run=$1
 shift
@@ -21,16 +23,24 @@ steps=() control_steps=()
 [ -z "${STEPS:-}" ] || steps=(--steps "$STEPS") control_steps=(--steps "${CONTROL_STEPS:-$STEPS}")
 read -ra launch <<<"${LAUNCH:-xreal}"
 
-train() { "${launch[@]}" train "$1" "${data[@]}" "${preset[@]}" "${@:2}"; }
+# train STAGE OUT OPTION...: begins, or goes on from the last checkpoint.
+train() {
+  local resume=() kept="$2/training/$1/checkpoint"
+  if [ -d "$kept" ] || [ -d "$kept.old" ]; then resume=(--resume); fi
+  "${launch[@]}" train "$1" --out "$2" "${data[@]}" "${preset[@]}" "${resume[@]}" "${@:3}"
+}
 
-train autoencoder --out "$run/xreal" "${steps[@]}"
-train backbone --out "$run/xreal" "${steps[@]}"
-train anatomy --out "$run/xreal" "${control_steps[@]}"
-train concat --autoencoder "$run/xreal" --out "$run/concat" "${steps[@]}"
-train controlnet --start "$run/xreal" --out "$run/controlnet" "${control_steps[@]}"
+model=${MODEL:-$run/xreal}
+if [ -z "${MODEL:-}" ]; then
+  train autoencoder "$model" "${steps[@]}"
+  train backbone "$model" "${steps[@]}"
+  train anatomy "$model" "${control_steps[@]}"
+fi
+train concat "$run/concat" --autoencoder "$model" "${steps[@]}"
+train controlnet "$run/controlnet" --start "$model" "${control_steps[@]}"
 
 n=${N:-200}
-xreal evaluate --model "$run/xreal" "${real[@]}" -n "$n" --two-pass-n "$n" --only fidelity,anatomy,pathology \
+xreal evaluate --model "$model" "${real[@]}" -n "$n" --two-pass-n "$n" --only fidelity,anatomy,pathology \
     --out "$run/reports/xreal"
 for name in concat controlnet; do
   xreal evaluate --model "$run/$name" "${real[@]}" -n "$n" --two-pass-n 0 --only fidelity,anatomy,pathology \

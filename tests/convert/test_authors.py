@@ -221,6 +221,24 @@ def test_wrong_and_damaged_files_are_named(release: Release, tmp_path: Path) -> 
         plan_authors(*release.files, image_size=60)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_changed_byte_is_noticed(share: float, release: Release, tmp_path: Path) -> None:
+    copy = release.copy(tmp_path)
+    content = bytearray(copy.anatomy_controller.read_bytes())
+    content[int(share * len(content))] ^= 0xFF
+    copy.anatomy_controller.write_bytes(content)
+    with pytest.raises(ModelError, match=r"anatomy_controller.pth is (damaged|truncated)"):
+        plan_authors(*copy.files, image_size=SIZE)
+
+
+def test_numbers_that_are_none_are_named(broken: Callable[[str, Edit], Release]) -> None:
+    def spoil(tensors: dict[str, Any]) -> None:
+        tensors["decoder.conv_in.bias"][0] = float("nan")
+
+    with pytest.raises(ModelError, match=r"ldm_ae.pth holds NaN or infinity in decoder.conv_in.bias"):
+        plan_authors(*broken("ldm_ae.pth", spoil).files, image_size=SIZE)
+
+
 class Intruder:
     """What a pickle may hold that runs code when it is opened."""
 

@@ -104,7 +104,7 @@ def test_chexpert(layout: str, tmp_path: Path, write_table: Write, write_picture
     if layout == "batches":
         tables = raw / "CheXpert-v1.0 batch 1 (validate & csv)"
         for name, place in zip(paths, ["2 (train 1)", "2 (train 1)", "4 (train 3)", "1 (validate & csv)"], strict=True):
-            write_picture(raw / f"CheXpert-v1.0 batch {place}" / name.split("/", 1)[1])
+            write_picture(raw / f"CheXpert-v1.0 batch {place}" / name.removeprefix("train/"))
     else:
         tables = raw
         for name in paths:

@@ -79,7 +79,6 @@ def alone(phantom_data: Path, tiny_model_folder: Path, tmp_path_factory: pytest.
     return out
 
 
-@pytest.mark.xfail(strict=False, reason="failed once on a machine busy with other work; not understood yet")
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(
     script: Path, alone: Path, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path

@@ -1,5 +1,6 @@
 """The encoder learns what an image shows and not how it was exposed; what is unknown teaches nothing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from xreal.config import PRESETS, EncoderConfig, Preset
 from xreal.data.contract import Sample
 from xreal.data.prepared import write_shard
-from xreal.errors import DataError
+from xreal.errors import DataError, ModelError
 from xreal.evaluation.judges import load_judges
+from xreal.models.encoder import Encoder
 from xreal.training.encoder import EncoderStage, Labels, masked_mean
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
@@ -66,6 +68,26 @@ def test_findings_are_learnt_and_exposure_is_not(data: Path, tmp_path: Path) -> 
     assert "auroc view" not in after  # all are AP
     assert after["age error"] < before["age error"]
     assert (tmp_path / "training/encoder/step-0000060.png").stat().st_size > 1000
+
+
+def test_a_new_encoder_keeps_no_running_statistics_and_old_folders_open(data: Path, tmp_path: Path) -> None:
+    network = EncoderStage(preset(), [data]).network
+    assert isinstance(network, Encoder)
+    assert list(network.buffers()) == []
+    network.save_pretrained(tmp_path / "new")
+    again = Encoder.from_pretrained(tmp_path / "new")
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
+    old = Encoder(("Pneumonia",), 32, (8, 8, 8, 16), 4)  # as before the norm of the blocks had a name
+    old.save_pretrained(tmp_path / "old")
+    config = tmp_path / "old/config.json"
+    named = json.loads(config.read_text())
+    assert named.pop("block_norm") == "batch"
+    config.write_text(json.dumps(named))
+    again = Encoder.from_pretrained(tmp_path / "old")
+    assert again.state_dict().keys() == old.state_dict().keys()
+    with pytest.raises(ModelError, match='block_norm is \'layer\'; expected "group" or "batch"'):
+        Encoder(block_norm="layer")
 
 
 def test_what_is_learnt_depends_on_how_many_there_are(data: Path) -> None:

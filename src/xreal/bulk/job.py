@@ -1,4 +1,4 @@
-"""All parts of a data set, drawn by one or several processes; what is on disk is kept.
+"""All parts of a data set, drawn by one or several processes or machines; what is on disk is kept.
 
 A part is ``batch_size`` images that are drawn side by side. Its record, ``parts/00000.json``, is written last and marks
 it whole; a killed run begins again with the parts that have none. Each process computes with one thread, because
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import tempfile
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import xreal
-from xreal.bulk.copies import CopyCheck, prepare_copy_check
+from xreal.bulk.copies import CopyCheck, cache_folder, prepare_copy_check
 from xreal.bulk.drawing import draw_items
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
@@ -35,7 +35,7 @@ from xreal.images import check_output_folder, write_json
 from xreal.models.folder import read_index, resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 
-__all__ = ["Job", "draw_part", "synthesize"]
+__all__ = ["Job", "check_machine", "draw_part", "synthesize"]
 
 Progress = Callable[[Iterable[int], int], Iterable[int]]
 
@@ -73,8 +73,9 @@ def synthesize(
     plan: Plan,
     model: str,
     out: Path,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Progress = lambda parts, _: parts,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Draw a data set, or what is missing of it, and write its tables.
 
@@ -82,18 +83,24 @@ def synthesize(
         plan: what it shall hold.
         model: name of a bundled model, or folder.
         out: its folder; a new one, or one that was begun with the same plan and model.
-        workers: processes that draw, about 1 GB of memory each.
+        workers: processes that draw, about 1 GB of memory each; default 1, or every core of a Ray cluster.
         progress: wraps the numbers of finished parts, given how many there will be.
+        ray: where given, a Ray cluster draws: "local", "auto" or "HOST:PORT", see cluster.py.
 
     Returns:
         The summary, also in ``summary.json``.
 
     Raises:
-        InputError: a plan that cannot be drawn, or no workers. DataError, MaskError: its folders do not hold what it
-            needs. ModelError: the model cannot be used. OutputError: ``out`` cannot be written, or was begun otherwise.
+        InputError: a plan that cannot be drawn, no workers, or no such cluster. DataError, MaskError: its folders do
+            not hold what it needs. ModelError: the model cannot be used. OutputError: ``out`` cannot be written, or was
+            begun otherwise.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InputError(f"{workers} workers cannot draw anything; give at least 1")
+    if ray is not None:
+        from xreal.bulk.cluster import check_ray
+
+        check_ray(ray)
     folder = resolve_folder(model)
     components = read_index(folder)
     if "anatomy_controller" not in components:
@@ -108,12 +115,11 @@ def synthesize(
     _begin(out, json.loads(json.dumps(identity)), boxes)
     missing = [part for part in range(job.parts) if not job.record(part).exists()]
     if missing:
-        with tempfile.TemporaryDirectory() as shared:
-            if plan.checks.train:
-                job = replace(job, copies=prepare_copy_check(plan.checks.train, Path(shared) / "train.npy"))
-            with _parts(job, missing, workers) as done:
-                for _ in progress(done, len(missing)):
-                    pass
+        if plan.checks.train:
+            job = replace(job, copies=prepare_copy_check(plan.checks.train, cache_folder()))
+        with _parts(job, missing, workers, ray) as done:
+            for _ in progress(done, len(missing)):
+                pass
     return write_tables(out, (job.record(part) for part in range(job.parts)), plan)
 
 
@@ -140,9 +146,15 @@ def _begin(out: Path, identity: dict[str, Any], boxes: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _parts(job: Job, missing: list[int], workers: int) -> Iterator[Iterable[int]]:
+def _parts(job: Job, missing: list[int], workers: int | None, ray: str | None) -> Iterator[Iterable[int]]:
     """Draw the missing parts and yield their numbers as they are done."""
-    if workers == 1:
+    if ray is not None:
+        from xreal.bulk.cluster import parts_on_ray
+
+        with parts_on_ray(job, missing, ray, workers) as done:
+            yield done
+        return
+    if workers in (None, 1):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -170,6 +182,29 @@ def _open(model: str) -> XRealPipeline:
     pipeline = XRealPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def check_machine(job: Job) -> None:
+    """See that another machine sees the job's files, and the same weights and version.
+
+    Raises:
+        DataError: it does not.
+    """
+    known = json.loads(plan.read_text()) if (plan := job.out / "plan.json").exists() else {}
+    missing = [path for path in job.masks if not path.exists()]
+    if job.copies is not None:
+        needed = (*map(Path, job.copies.folders), job.copies.thumbnails)
+        missing += [path for path in needed if not path.exists()]
+    if known.get("weights") != job.weights:
+        missing.insert(0, job.out)
+    if missing:
+        raise DataError(
+            f"{platform.node()} does not see {missing[0]}; give folders, by absolute names, that all machines share"
+        )
+    here = {"weights": weights_hash(resolve_folder(job.model)), "xreal": xreal.__version__}
+    for what, value in here.items():
+        if known[what] != value:
+            raise DataError(f"{platform.node()} has {what} {value} for {job.model}, expected {known[what]}")
 
 
 def draw_part(job: Job, part: int) -> int:

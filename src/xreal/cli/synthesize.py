@@ -45,8 +45,16 @@ def synthesize(
     guidance: Annotated[float | None, typer.Option(help="How strongly findings are drawn; default 7.")] = None,
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
     workers: Annotated[
-        int, typer.Option(help="Processes that draw, one core and 1 GB each; the result is the same.")
-    ] = 1,
+        int | None,
+        typer.Option(help="Processes that draw, one core and 1 GB each; the result is the same. Default 1."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw on a Ray cluster: HOST:PORT of its head, auto for the one this machine belongs to, or local. "
+            "Default for --workers: all its cores."
+        ),
+    ] = None,
 ) -> None:
     """Draw an annotated data set: images, masks, COCO and YOLO boxes, a Parquet manifest, a summary.
 
@@ -83,7 +91,7 @@ def synthesize(
         return track(parts, description=f"parts of {wanted.batch_size}", total=count)
 
     hide_loading_bars()
-    summary = draw_all(wanted, model, out, workers, progress)
+    summary = draw_all(wanted, model, out, workers, progress, ray)
     for name, count in summary["images"].items():
         typer.echo(f"{count:8d}  {name}")
     dropped = summary["dropped"]

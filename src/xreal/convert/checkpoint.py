@@ -70,12 +70,30 @@ def read_checkpoint(path: Path) -> Weights:
         ) from error
     except Exception as error:  # torch has many errors for damaged files
         raise ModelError(f"{path} is truncated or no PyTorch checkpoint ({_first_sentence(error)})") from error
+    _check_sums(path)
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not tensors:
         raise ModelError(f"{path} holds no state_dict; expected a checkpoint with one")
     if strange := [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ModelError(f"{path} holds no state_dict of tensors: {named(strange)} are something else")
     return Weights(path, "", {str(key): value for key, value in tensors.items()})
+
+
+def _check_sums(path: Path) -> None:
+    """See that what is stored is what was written; torch reads over a changed byte without a word.
+
+    Raises:
+        ModelError: a checksum of the file does not agree.
+    """
+    if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6 has none
+        return
+    with zipfile.ZipFile(path) as archive:
+        try:
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise ModelError(f"{path} is damaged ({_first_sentence(error)}); get it again") from error
+    if damaged is not None:
+        raise ModelError(f"{path} is damaged: the checksum of {damaged} does not agree; get it again")
 
 
 def named(keys: list[str], limit: int = 8) -> str:

@@ -42,7 +42,7 @@ class Component:
     keys: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Check that every weight has a tensor of its shape, and every tensor a weight.
+        """Check that every weight has a tensor of its shape, of finite numbers, and every tensor a weight.
 
         Raises:
             ModelError: not so; the tensors are named as in the file.
@@ -61,6 +61,8 @@ class Component:
         ]
         if wrong:
             raise ModelError(f"{file} does not fit {self.name}: {named(wrong, 4)}")
+        if broken := sorted(prefix + key for key in used if not bool(stored[key].isfinite().all())):
+            raise ModelError(f"{file} holds NaN or infinity in {named(broken, 4)}; such a network draws nothing")
 
     def load(self) -> nn.Module:
         """Return the network with its weights, in float32."""

@@ -7,10 +7,13 @@ pyarrow read them as a struct of bytes and path.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from xreal.images import fit_square, fit_square_mask
 from xreal.sheets import colour_labels, write_sheet
 from xreal.vocabulary import Finding, prompt_from_findings
 
-__all__ = ["SCHEMA", "PreparedDataset", "write_contact_sheet", "write_shard"]
+__all__ = ["CACHED_BYTES", "SCHEMA", "PreparedDataset", "fingerprint", "write_contact_sheet", "write_shard"]
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _BOX = pa.struct(
@@ -63,6 +66,13 @@ def _feature(kind: pa.DataType) -> Any:
 
 _FEATURES = {field.name: _feature(field.type) for field in _COLUMNS}
 SCHEMA = _COLUMNS.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
+
+
+_NO_PICTURES: dict[str, Any] = {field.name: None for field in _COLUMNS if field.type == _PICTURE}
+_INDEX = [name for name in _COLUMNS.names if name not in _NO_PICTURES]
+_GROUP_ROWS = 32  # what is read to see one X-ray, about a megabyte
+CACHED_BYTES = 512_000_000
+"""Pictures that one data set keeps in memory, as they lie in the shards."""
 
 
 def _to_png(array: np.ndarray, name: str) -> dict[str, Any]:
@@ -113,7 +123,8 @@ def _from_row(row: dict[str, Any]) -> Sample:
 def write_shard(path: Path, samples: Sequence[Sample]) -> None:
     """Write samples as one Parquet file, through a temporary file so that a shard is whole or absent."""
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist([_to_row(sample) for sample in samples], schema=SCHEMA), temporary)
+    table = pa.Table.from_pylist([_to_row(sample) for sample in samples], schema=SCHEMA)
+    pq.write_table(table, temporary, row_group_size=_GROUP_ROWS)
     os.replace(temporary, path)
 
 
@@ -144,15 +155,20 @@ def _with_overlay(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 class PreparedDataset(Sequence[Sample]):
-    """All samples of one split of one or more prepared folders; pictures are decoded on access."""
+    """All samples of one split of one or more prepared folders.
+
+    What is known of the samples is kept in memory, about 0.2 kB each; their pictures are read from the shards and
+    decoded on access, and no more than ``CACHED_BYTES`` of them are kept, still as PNG. So a set of any size can be
+    opened, and a small one is read from disk once.
+    """
 
     def __init__(self, folders: Sequence[Path | str], split: str) -> None:
-        """Open the shards.
+        """Read what the shards say of their samples.
 
         Raises:
             DataError: a folder is missing, or holds no shard of that split.
         """
-        tables = []
+        known, masked, groups, ends = [], [], [], [0]
         for folder in map(Path, folders):
             if not folder.is_dir():
                 raise DataError(f"{folder} is no folder; expected a data set written by `xreal prepare`")
@@ -160,44 +176,105 @@ class PreparedDataset(Sequence[Sample]):
             if not shards:
                 raise DataError(f"{folder} holds no {split}-*.parquet; run `xreal prepare` on the source first")
             for shard in shards:
-                try:
-                    tables.append(pq.read_table(shard, schema=SCHEMA))
-                except (pa.ArrowException, OSError) as error:
-                    raise DataError(
-                        f"{shard} cannot be read ({error}); delete it and run `xreal prepare` again"
-                    ) from error
-        self._table = pa.concat_tables(tables)
+                with _readable(shard), pq.ParquetFile(shard) as file:
+                    known.append(pq.read_table(shard, schema=SCHEMA, columns=_INDEX))
+                    masked.append(file.read(columns=["organ_mask.path"]).column(0).is_valid().to_numpy())
+                    for group in range(file.num_row_groups):
+                        groups.append((shard, group))
+                        ends.append(ends[-1] + file.metadata.row_group(group).num_rows)
+        self._known = pa.concat_tables(known)
+        self._masked = np.concatenate(masked)
+        self._groups, self._starts = groups, np.array(ends)
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
         """Count the samples."""
-        return int(self._table.num_rows)
+        return int(self._known.num_rows)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        """Decode one sample."""
+        """Read and decode one sample.
+
+        Raises:
+            DataError: its shard can no longer be read.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return _from_row(self._table.slice(index, 1).to_pylist()[0])
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = self._pictures(group).slice(index - int(self._starts[group]), 1).to_pylist()[0]
+        return _from_row(self._known.slice(index, 1).to_pylist()[0] | _NO_PICTURES | row)
 
     def __iter__(self) -> Iterator[Sample]:
         """Decode the samples in order."""
         return (self[index] for index in range(len(self)))
 
+    def take(self, indices: Sequence[int]) -> Sequence[Sample]:
+        """Return those samples, each read when it is asked for."""
+        return _Taken(self, indices)
+
+    def _pictures(self, number: int) -> pa.Table:
+        """Return the pictures of one row group, of all that were looked at lately."""
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        shard, group = self._groups[number]
+        with _readable(shard), pq.ParquetFile(shard) as file:
+            # Shards of an earlier version may lack the lesion masks.
+            columns = [name for name in _NO_PICTURES if name in file.schema_arrow.names]
+            table = file.read_row_group(group, columns=columns, use_threads=False)
+        self._cache[number] = table
+        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHED_BYTES:
+            self._cache.popitem(last=False)
+        return table
+
     @property
     def prompts(self) -> list[str]:
         """Prompt of every sample, without decoding pictures."""
-        columns = self._table.select(["findings", "view_position", "sex"]).to_pylist()
+        columns = self._known.select(["findings", "view_position", "sex"]).to_pylist()
         return [prompt_from_findings(row["findings"], row["view_position"], row["sex"]) for row in columns]
 
     @property
     def findings(self) -> list[tuple[Finding, ...]]:
         """Findings of every sample, without decoding pictures."""
-        return [tuple(Finding(name) for name in names) for names in self._table["findings"].to_pylist()]
+        return [tuple(Finding(name) for name in names) for names in self._known["findings"].to_pylist()]
 
     @property
     def box_findings(self) -> list[tuple[Finding, ...]]:
         """Findings that have a box, of every sample, without decoding pictures."""
-        return [tuple(Finding(box["finding"]) for box in boxes) for boxes in self._table["boxes"].to_pylist()]
+        return [tuple(Finding(box["finding"]) for box in boxes) for boxes in self._known["boxes"].to_pylist()]
 
     def with_organ_mask(self) -> list[int]:
         """Return the indices of samples that have an organ mask."""
-        return [i for i, valid in enumerate(self._table["organ_mask"].is_valid().to_pylist()) if valid]
+        return [int(index) for index in np.flatnonzero(self._masked)]
+
+
+class _Taken(Sequence[Sample]):
+    def __init__(self, data: PreparedDataset, indices: Sequence[int]) -> None:
+        self._data, self._indices = data, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        return self._data[self._indices[index]]
+
+
+def fingerprint(folders: Sequence[Path | str], split: str) -> str:
+    """Tell the content of a split, wherever it lies: a hash of its shards' names and bytes, a second per gigabyte.
+
+    Raises:
+        DataError: a shard cannot be read.
+    """
+    digest = hashlib.sha256()
+    for folder in map(Path, folders):
+        for shard in sorted(folder.glob(f"{split}-*.parquet")):
+            with _readable(shard), shard.open("rb") as file:
+                digest.update(shard.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _readable(shard: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shard} cannot be read ({error}); delete it and run `xreal prepare` again") from error

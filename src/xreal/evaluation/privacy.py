@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,16 @@ from torch import Tensor
 
 from xreal.errors import DataError, InputError
 
-__all__ = ["FEWEST_HELD_OUT", "NearestImages", "copy_summary", "flag_copies", "nearest_training_images", "threshold"]
+__all__ = [
+    "FEWEST_HELD_OUT",
+    "NearestImages",
+    "TrainingImages",
+    "copy_summary",
+    "flag_copies",
+    "nearest_training_images",
+    "threshold",
+    "thumbnails",
+]
 
 FEWEST_HELD_OUT = 99
 """Held-out real images below which no threshold promises 1% false alarms."""
@@ -43,6 +52,7 @@ _BACKGROUND = 6.0  # deviation of the Gaussian that is taken off a thumbnail, in
 _WINDOW = 0.84  # side of the middle part that is compared: without burnt-in letters, and with room to shift
 _SHIFT = 0.08
 _DEGREES = (-3.0, 0.0, 3.0)
+_ROWS = 16384  # training images whose thumbnails are compared at once
 _REFINED = 3  # training images per image for which the pose is refined
 _STEPS = ((1.5, 0.03), (0.8, 0.015), (0.4, 0.008))  # of the refinement, degrees and share of width or height
 _SAME = 0.95  # exact, brighter or blurred copies lie above; pictures of the same patient reach 0.92
@@ -65,7 +75,24 @@ class NearestImages:
     similarity: np.ndarray
 
 
-def nearest_training_images(images: np.ndarray, train: np.ndarray, candidates: int = 10) -> NearestImages:
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """A training set as the search needs it: thumbnails of all, and the pictures of those that come into question.
+
+    Attributes:
+        thumbnails: (M, 576) float32, made by :func:`thumbnails`; may be mapped from a file.
+        read: indices (K,) -> pictures (K, H', W') float32 in [0, 1].
+        side: of the pictures, the shorter one.
+    """
+
+    thumbnails: np.ndarray
+    read: Callable[[np.ndarray], np.ndarray]
+    side: int
+
+
+def nearest_training_images(
+    images: np.ndarray, train: np.ndarray | TrainingImages, candidates: int = 10
+) -> NearestImages:
     """Find for each image the training image that it is most likely a copy of.
 
     Changes of brightness, contrast and sharpness, turns to about 4°, width and height stretched by about 5%, and crops
@@ -73,23 +100,26 @@ def nearest_training_images(images: np.ndarray, train: np.ndarray, candidates: i
 
     Args:
         images: (N, H, W) float32 in [0, 1].
-        train: (M, H', W') float32 in [0, 1], of any size; both squares, or both of one shape.
+        train: (M, H', W') float32 in [0, 1], of any size; both squares, or both of one shape. Or what was made of them
+            once, for a set that is searched again and again or does not fit into memory.
         candidates: how many training images per image are compared closely.
 
     Raises:
         InputError: a set is empty, below 32 pixels a side or no finite numbers, or ``candidates`` is below 1.
     """
     _check(images, "images")
-    _check(train, "train")
+    if not isinstance(train, TrainingImages):
+        _check(train, "train")
+        train = TrainingImages(thumbnails(train), train.__getitem__, min(train.shape[1:]))
     if candidates < 1:
         raise InputError(f"candidates is {candidates}; expected at least 1 training image to compare with")
-    side = min(_SIDE, *images.shape[1:], *train.shape[1:])
-    likely = _candidates(images, train, min(candidates, len(train)))
+    side = min(_SIDE, *images.shape[1:], train.side)
+    likely = _candidates(images, train.thumbnails, min(candidates, len(train.thumbnails)))
     coarse = [(degrees, scale, scale, 0.0, 0.0) for scale, degrees in itertools.product(_SCALES, _DEGREES)]
     poses = _Poses(side, coarse)
     index, similarity = [], []
     for image, ours in zip(images, likely, strict=True):
-        structure, theirs = _structure(image[None], side), _structure(train[ours], side)
+        structure, theirs = _structure(image[None], side), _structure(train.read(ours), side)
         agreement = poses.fine_similarity(structure, theirs)
         scores = agreement.amax(1)
         for k in scores.topk(min(_REFINED, len(ours))).indices.tolist():
@@ -203,27 +233,31 @@ def _structure(images: np.ndarray, side: int) -> Tensor:
     return structure / (strength + 0.25 * strength.mean((2, 3), keepdim=True) + 1e-4)
 
 
-def _thumbnails(images: np.ndarray) -> Tensor:
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Make what the search first looks at, of images (N, H, W) float32 in [0, 1]: (N, 576) float32."""
     small = torch.cat([_resized(part, _THUMBNAIL) for part in np.array_split(images, math.ceil(len(images) / 256))])
-    return small - _blur(small, _BACKGROUND)
+    return (small - _blur(small, _BACKGROUND)).flatten(1).numpy()
 
 
-def _candidates(images: np.ndarray, train: np.ndarray, count: int) -> np.ndarray:
+def _candidates(images: np.ndarray, theirs: np.ndarray, count: int) -> np.ndarray:
     """Return (N, count) indices of the training images whose thumbnails correlate best in any pose."""
     shifts = (-0.04, 0.0, 0.04)
     grid = itertools.product((1.0, 0.94, 0.88), _DEGREES, shifts, shifts)
     poses = _Poses(_THUMBNAIL, [(degrees, scale, scale, right, down) for scale, degrees, right, down in grid])
-    theirs = _thumbnails(train).flatten(1)
     window = poses.placed_window.flatten(1)
     area = window.sum(1)
-    energy = theirs**2 @ window.T - (theirs @ window.T) ** 2 / area  # (M, poses), about the mean under the window
-    picked = []
-    for thumbnail in _thumbnails(images):
-        placed = poses.place(thumbnail[None]).flatten(1)
-        placed = placed - window * (placed.sum(1) / area)[:, None]
-        likeness = theirs @ placed.T / (energy * (placed**2).sum(1)).clamp_min(1e-12).sqrt()
-        picked.append(likeness.amax(1).topk(count).indices)
-    return torch.stack(picked).numpy()
+    ours = []
+    for thumbnail in torch.from_numpy(thumbnails(images)).view(-1, 1, 1, _THUMBNAIL, _THUMBNAIL):
+        placed = poses.place(thumbnail).flatten(1)
+        ours.append(placed - window * (placed.sum(1) / area)[:, None])
+    likeness = torch.empty(len(images), len(theirs))
+    for first in range(0, len(theirs), _ROWS):
+        some = torch.from_numpy(np.array(theirs[first : first + _ROWS]))
+        energy = some**2 @ window.T - (some @ window.T) ** 2 / area  # (rows, poses), about the mean under the window
+        for row, placed in zip(likeness, ours, strict=True):
+            agreement = some @ placed.T / (energy * (placed**2).sum(1)).clamp_min(1e-12).sqrt()
+            row[first : first + _ROWS] = agreement.amax(1)
+    return np.asarray(likeness.topk(count).indices.numpy())
 
 
 def _refined(structure: Tensor, candidate: Tensor, pose: _Pose) -> float:

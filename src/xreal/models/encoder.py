@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from xreal.config import EncoderConfig
+from xreal.errors import ModelError
 from xreal.vocabulary import Finding
 
 __all__ = ["Encoder", "Reading", "build_encoder"]
@@ -46,7 +47,9 @@ class Encoder(ModelMixin, ConfigMixin):
         finding_names: values of ``Finding`` that it judges, each by itself (an image may have several).
         input_size: side that images are worked on.
         channels: of the four blocks; the last is the number of features.
-        norm_num_groups: of all group norms. They need no running statistics, so averaged weights are whole.
+        norm_num_groups: of all group norms.
+        block_norm: "group", or "batch" as in folders that do not name it. Group norms need no running statistics, so
+            averaged weights are whole, and processes that see other parts of a batch end with the same network.
     """
 
     @register_to_config
@@ -56,9 +59,13 @@ class Encoder(ModelMixin, ConfigMixin):
         input_size: int = 128,
         channels: Sequence[int] = (16, 32, 64, 160),
         norm_num_groups: int = 8,
+        block_norm: str = "batch",
     ) -> None:
         super().__init__()
         from monai.networks.nets.resnet import ResNet  # late: monai takes seconds to import
+
+        if block_norm not in ("group", "batch"):
+            raise ModelError(f'block_norm is {block_norm!r}; expected "group" or "batch"')
 
         self.network = ResNet(
             block="basic",
@@ -73,6 +80,8 @@ class Encoder(ModelMixin, ConfigMixin):
             norm=("group", {"num_groups": norm_num_groups}),
             feed_forward=False,
         )
+        if block_norm == "group":
+            _group_norms(self.network, norm_num_groups)
         self.view_position, self.sex, self.age = (nn.Linear(channels[-1], 1) for _ in range(3))
         self.findings_head = nn.Linear(channels[-1], len(finding_names))
 
@@ -103,6 +112,14 @@ class Encoder(ModelMixin, ConfigMixin):
         )
 
 
+def _group_norms(network: nn.Module, groups: int) -> None:
+    """Put group norms in the place of batch norms, in place: MONAI hands ``norm`` to the first layer, not to blocks."""
+    for parent in list(network.modules()):
+        for name, part in parent.named_children():
+            if isinstance(part, nn.BatchNorm2d):
+                setattr(parent, name, nn.GroupNorm(groups, part.num_features))
+
+
 def build_encoder(config: EncoderConfig, findings: Sequence[Finding]) -> Encoder:
     """Make an untrained encoder that judges those findings."""
     return Encoder(
@@ -110,4 +127,5 @@ def build_encoder(config: EncoderConfig, findings: Sequence[Finding]) -> Encoder
         input_size=config.input_size,
         channels=config.channels,
         norm_num_groups=config.norm_num_groups,
+        block_norm="group",
     )

@@ -23,14 +23,14 @@ from xreal.training.stage import Loss, Stage
 __all__ = ["JudgeSegmenterStage", "SegmenterStage", "samples_with_masks"]
 
 
-def samples_with_masks(data: Sequence[Path], split: str) -> list[Sample]:
-    """Read the samples that have an organ mask.
+def samples_with_masks(data: Sequence[Path], split: str) -> Sequence[Sample]:
+    """Return the samples that have an organ mask, each read when it is asked for.
 
     Raises:
         DataError: none has one.
     """
     prepared = PreparedDataset(data, split)
-    samples = [prepared[i] for i in prepared.with_organ_mask()]
+    samples = prepared.take(prepared.with_organ_mask())
     if not samples:
         raise DataError(f"no {split} sample of {', '.join(map(str, data))} has an organ mask")
     return samples

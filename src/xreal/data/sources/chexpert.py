@@ -2,9 +2,9 @@
 
 Layout: ``train.csv`` and ``valid.csv`` with Path, Sex, Age, Frontal/Lateral, AP/PA and the CheXpert columns; pictures
 ``train/patient00001/study1/view1_frontal.jpg``, as in CheXpert-v1.0 and CheXpert-v1.0-small. The batches of the full
-download (``CheXpert-v1.0 batch 2 (train 1)/patient…``) are found too. ``train`` is labelled from reports, ``valid``
-(200 studies, here "val") by three radiologists. Terms: Stanford University School of Medicine CheXpert Research Use
-Agreement.
+download (``CheXpert-v1.0 batch 2 (train 1)/patient…``, ``CheXpert-v1.0 batch 1 (validate & csv)/valid/patient…``) are
+found too. ``train`` is labelled from reports, ``valid`` (200 studies, here "val") by three radiologists. Terms:
+Stanford University School of Medicine CheXpert Research Use Agreement.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def records(raw: Path) -> Listing:
 
     def picture(split: str, patient: str, study: str, view: str) -> Path:
         usual = raw / split / patient / study / view
-        places = (batch / patient / study / view for batch in batches)
+        places = (batch / inner / patient / study / view for batch in batches for inner in ("", split))
         return usual if usual.is_file() else next((path for path in places if path.is_file()), usual)
 
     def listed() -> Iterator[Record]:
