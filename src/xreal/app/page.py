@@ -30,11 +30,12 @@ def static(name: str) -> str:
 
 def _findings(engine: Engine) -> list[tuple[str, list[str]]]:
     every = [finding.value for finding in Finding if finding is not Finding.NO_FINDING]
+    removal = ("Of an X-ray that is edited", [Finding.NO_FINDING.value])
     shown = _SHOWN.get(engine.model)
     if shown is None:
-        return [("Findings", every)]
+        return [("Findings", every), removal]
     rest = [name for name in every if name not in shown]
-    return [(f"Drawn by {engine.model}", list(shown)), ("Hardly or not drawn", rest)]
+    return [(f"Drawn by {engine.model}", list(shown)), ("Hardly or not drawn", rest), removal]
 
 
 def build_page(engine: Engine, events: Events) -> gr.Blocks:

@@ -131,8 +131,7 @@ def _move_organs(
     if kept.any():
         distance = ndimage.distance_transform_edt(~kept)
         shift *= np.clip(distance / (_STILL_PIXELS * scale), 0, 1).astype(np.float32)
-    shifted: npt.NDArray[np.bool_] = shift.any(axis=0)
-    return warp_image(image, shift), shifted
+    return warp_image(image, shift), (shift[0] != 0) | (shift[1] != 0)
 
 
 def edit_keep(plan: EditPlan, original: Tensor, strength: float, steps: int) -> Keep:
