@@ -3,7 +3,7 @@
     python benchmarks/edit.py --data PREPARED [--model cxr-256] [--n 50] [--only add,remove,organs]
         [--finding Pneumonia] [--steps 15] [--strength 0.8] [--out edit.json]
 
-PREPARED holds organ masks (`xreal prepare ... --segmenter cxr-256`). Of its `val` images, evenly chosen:
+PREPARED holds organ masks (`xreal prepare ... --segmenter cxr-256`). Of its `val` images, every k-th:
 
 - *add*: one box of the finding in a lung of each image.
 - *remove*: the boxes that each image has itself; images without are left out.
@@ -32,9 +32,9 @@ from xreal.data.prepared import PreparedDataset
 from xreal.errors import MaskError
 from xreal.evaluation.control import mean_and_interval, sample_lung_boxes
 from xreal.evaluation.judges import Judges, load_judges, read_images
-from xreal.masks import edit_organ_mask
 from xreal.masks.organs import cardiothoracic_ratio, dice_per_organ
 from xreal.masks.segmenter import segment
+from xreal.masks.shapes import edit_organ_mask
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.vocabulary import Finding, Organ, parse_finding
 
@@ -198,17 +198,18 @@ def main() -> None:
         "judges": judges.hashes,
         **{name: getattr(options, name) for name in ("n", "steps", "strength", "finding")},
     }
+    parts = {
+        "remove": lambda: remove(pipeline, judges, samples, options),
+        "add": lambda: add(pipeline, judges, samples, options),
+        **{f"organs: {move}": lambda move=move: organs(pipeline, judges, samples, move) for move in MOVES},
+    }
     only = options.only.split(",")
-    if "add" in only:
-        result["add"] = show(f"add {options.finding}", add(pipeline, judges, samples, options))
-    if "remove" in only:
-        result["remove"] = show("remove real findings", remove(pipeline, judges, samples, options))
-    if "organs" in only:
-        for move in MOVES:
-            result[f"organs: {move}"] = show(f"organs: {move}", organs(pipeline, judges, samples, move))
+    for title, make in parts.items():
+        if title.split(":")[0] in only:
+            result[title] = show(title, make())
+            if options.out:
+                options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from xreal.data.phantom import Phantom
 from xreal.errors import ImageError, InputError, MaskError, ModelError
 from xreal.images import fit_square, read_image
 from xreal.masks.lesions import Lesion, box
+from xreal.masks.organs import write_organ_mask
 from xreal.masks.shapes import edit_organ_mask
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Organ
@@ -206,6 +207,18 @@ def test_a_file_keeps_its_size_depth_and_all_other_pixels(
     record = json.loads((tmp_path / "out/0001.json").read_text())
     assert (record["seed"], record["strength"], record["remove"]) == (1, 0.8, ["ellipse:90,50,12,12"])
     assert record["lesions"] == [{"finding": "Pneumonia", "strength": 1.0}]
+
+
+def test_the_record_says_how_far_the_organs_came(
+    run: Run, tmp_path: Path, tiny_model_folder: Path, phantoms: list[Phantom], wider: np.ndarray
+) -> None:
+    Image.fromarray(np.rint(phantoms[0].image * 255).astype(np.uint8)).save(tmp_path / "chest.png")
+    write_organ_mask(tmp_path / "wider.png", wider)
+    where = ("--model", tiny_model_folder, "--out", tmp_path / "out")
+    assert run("edit", tmp_path / "chest.png", "--organs", tmp_path / "wider.png", *where) == 0
+    record = json.loads((tmp_path / "out/0000.json").read_text())
+    assert record["conformance"].keys() == {"left lung", "right lung", "heart"}
+    assert record["source"] == str(tmp_path / "chest.png")
 
 
 @pytest.mark.parametrize(

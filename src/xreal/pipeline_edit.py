@@ -12,7 +12,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from xreal.control.blending import StepNoise
-from xreal.control.editing import EditPlan, bring_back, edit_keep, fit_organs, plan_edit
+from xreal.control.editing import EditPlan, bring_back, edit_keep, fit_organs, plan_edit, smooth_removal
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.images import fit_square
@@ -24,7 +24,7 @@ from xreal.vocabulary import Finding
 
 __all__ = ["EditMixin", "XRealEditOutput"]
 
-REMOVAL_GUIDANCE = 3.0  # towards "No Finding": what is there is drawn anew, so less is needed than for a lesion
+REMOVAL_GUIDANCE = 1.0  # towards "No Finding": 1 is that prompt itself; more makes the area darker than lung
 
 
 @dataclass
@@ -162,8 +162,7 @@ class EditMixin:
         start = steps - round(strength * steps)
         _, latents = self._draw(engine, noise, keep, self._denoiser(prompt), findings, start, 0.0, callback)
         before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
-        changes: np.ndarray = decode_pixels(self.vae, latents).mean(1).cpu().numpy() - before
-        return changes
+        return smooth_removal(decode_pixels(self.vae, latents).mean(1).cpu().numpy() - before, plan.remove)
 
     def _find_organs(self, image: np.ndarray, size: int) -> np.ndarray:
         if self.segmenter is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -101,7 +100,6 @@ def _write_inputs(folder: Path, engine: Engine, job: Job) -> dict[str, str]:
 
 def _write_images(folder: Path, made: Made, provenance: Mapping[str, Any], xray: str | None) -> None:
     from xreal.editing import write_edits
-    from xreal.images import write_json
     from xreal.synthesis import write_contact_sheet, write_drawn, write_drawn_dicom
 
     if made.drawn:
@@ -112,11 +110,8 @@ def _write_images(folder: Path, made: Made, provenance: Mapping[str, Any], xray:
     first = 0
     for output in made.edits:
         assert made.source is not None
-        write_edits(folder, first, made.source, output, dict(provenance))
-        for number in range(first, first + len(output.images)):
-            record = json.loads((folder / f"{number:04d}.json").read_text())
-            scores = {"conformance": made.conformance[number]}
-            write_json(folder / f"{number:04d}.json", record | {"source": xray} | scores)
+        scores = made.conformance[first : first + len(output.images)]
+        write_edits(folder, first, made.source, output, {**provenance, "source": xray}, scores)
         first += len(output.images)
 
 

@@ -26,10 +26,12 @@ from xreal.masks.lesions import Lesion, feather, resize_lesion_mask
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.masks.warping import organ_shift, warp_image
 
-__all__ = ["EditPlan", "bring_back", "edit_keep", "fit_organs", "from_square", "plan_edit"]
+__all__ = ["EditPlan", "bring_back", "edit_keep", "fit_organs", "from_square", "plan_edit", "smooth_removal"]
 
 _FEATHER_PIXELS = 6.0  # of the model's size, a bit under one latent (8 pixels): as in the pipeline's exact composite
 _REMOVAL_FEATHER_PIXELS = 12.0  # of the model's size: a removed opacity is large and its edge seen at half of this
+_REMOVAL_SHARE = 0.8  # of the strength: drawn freely for longer, an area comes out darker than the rest of the lung
+_REMOVAL_SMOOTHING = 2.0  # pixels of 256: opacities are smooth, and what is finer stays the X-ray's own
 _STILL_PIXELS = 32.0  # of the model's size: within so far of what must stay, organs move less and less
 
 
@@ -140,7 +142,7 @@ def edit_keep(plan: EditPlan, original: Tensor, strength: float, steps: int) -> 
     Args:
         plan: what is asked.
         original: clean latents of the X-ray, (B, c, h, w).
-        strength: share of the steps in which an area of removal is drawn freely.
+        strength: share of the steps in which findings change; areas of removal are drawn freely in somewhat fewer.
         steps: of the solver.
     """
     size = (int(original.shape[-2]), int(original.shape[-1]))
@@ -151,8 +153,21 @@ def edit_keep(plan: EditPlan, original: Tensor, strength: float, steps: int) -> 
 
     everywhere = torch.full((len(original), 1, *size), float(steps), device=original.device)
     free = touched(plan.remove) & ~touched(plan.protect)
-    last = torch.where(free, float(round((1 - strength) * steps)), everywhere)
+    last = torch.where(free, float(round((1 - _REMOVAL_SHARE * strength) * steps)), everywhere)
     return Keep(original, torch.ones_like(everywhere), last)
+
+
+def smooth_removal(changes: npt.NDArray[np.float32], remove: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Leave what is finer than an opacity to the X-ray, where findings are removed.
+
+    Args:
+        changes: as the model made them, (B, S, S).
+        remove: (S, S) in [0, 1].
+    """
+    sigma = _REMOVAL_SMOOTHING * len(remove) / 256
+    smooth = ndimage.gaussian_filter(changes, (0, sigma, sigma))
+    mixed: npt.NDArray[np.float32] = changes + remove * (smooth - changes)
+    return mixed
 
 
 def from_square(square: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[np.float32]:
