@@ -8,12 +8,12 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from xreal.app.results import NOTICE
 from xreal.data.phantom import phantom
@@ -44,8 +44,9 @@ def visit(browser: Browser, studio: str) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     asked: list[str] = []
 
-    def open_page(size: tuple[int, int] = LAPTOP) -> Page:
-        contexts.append(browser.new_context(viewport={"width": size[0], "height": size[1]}))
+    def open_page(size: tuple[int, int] = LAPTOP, colours: Literal["light", "dark"] = "light") -> Page:
+        viewport: ViewportSize = {"width": size[0], "height": size[1]}
+        contexts.append(browser.new_context(viewport=viewport, color_scheme=colours))
         page = contexts[-1].new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("websocket", lambda opened: asked.append(opened.url))
@@ -370,3 +371,39 @@ def test_everything_fits_on_the_screen(visit: Callable[..., Page], size: tuple[i
         .filter(part => !part.textContent.trim() && !part.getAttribute('aria-label') && !part.closest('label'))
         .map(part => part.outerHTML.slice(0, 120))"""
     assert page.evaluate(unnamed) == []
+
+
+# Text on the nearest background that is not transparent, by WCAG 2.2's relative luminance; disabled parts are exempt.
+HARD_TO_READ = """() => {
+    const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = colour => colour.slice(0, 3).map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = part => {
+        for (; part; part = part.parentElement) {
+            const colour = numbers(getComputedStyle(part).backgroundColor);
+            if (colour.length < 4 || colour[3] > 0.99) return colour;
+        }
+        return [255, 255, 255];
+    };
+    return [...document.querySelectorAll('body *')]
+        .filter(part => part.offsetParent && !part.closest(':disabled, .xv-stage, .xe-stage') &&
+            [...part.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()))
+        .map(part => {
+            const [a, b] = [numbers(getComputedStyle(part).color), behind(part)].map(light).sort((x, y) => y - x);
+            return [(a + 0.05) / (b + 0.05), part.textContent.trim().slice(0, 40)];
+        })
+        .filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_all_text_can_be_read(visit: Callable[..., Page], colours: Literal["light", "dark"]) -> None:
+    page = visit(colours=colours)
+    page.get_by_role("tab", name="X-ray").click()
+    page.get_by_role("button", name="Mode").click()
+    paint_ellipse(page)
+    assert page.evaluate(HARD_TO_READ) == []
+    white = "() => document.querySelector('#about').style.setProperty('background', '#777', 'important')"
+    page.evaluate(white)
+    assert page.evaluate(HARD_TO_READ) != []  # it would be found

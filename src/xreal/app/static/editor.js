@@ -167,8 +167,8 @@ function controls() {
     range.addEventListener("input", () => { layer.strength = Number(range.value); shown.textContent = layer.strength.toFixed(1); });
     range.addEventListener("change", send);
     strength.append("strength ", range, shown);
-    const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Remove" });
-    remove.setAttribute("aria-label", "Remove the layer " + titled(layer.finding));
+    const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Delete" });
+    remove.setAttribute("aria-label", "Delete the layer " + titled(layer.finding));
     remove.addEventListener("click", () => {
       snapshot();
       state.layers.splice(index, 1);
