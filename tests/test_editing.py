@@ -16,7 +16,10 @@ from xreal.data.phantom import Phantom
 from xreal.errors import ImageError, InputError, MaskError, ModelError
 from xreal.images import fit_square, read_image
 from xreal.masks.lesions import Lesion, box
+from xreal.masks.organs import write_organ_mask
+from xreal.masks.shapes import edit_organ_mask
 from xreal.pipeline import XRealPipeline
+from xreal.vocabulary import Organ
 
 Run = Callable[..., int]
 QUICK: dict[str, Any] = {"steps": 3, "guidance": 4.0}
@@ -100,28 +103,58 @@ def test_removal_changes_its_place_and_nothing_else(tiny_pipeline: XRealPipeline
     assert np.abs(output.images[0] - image)[area > 0].mean() > 1e-4
 
 
-def test_organs_change_where_the_masks_differ(
-    tiny_pipeline: XRealPipeline, phantoms: list[Phantom], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def wider(phantoms: list[Phantom], monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Let the untrained segmenter find the first phantom's own organs; returns them with a larger heart."""
+    monkeypatch.setattr("xreal.pipeline_edit.segment", lambda *_: phantoms[0].organ_mask[None])
+    return edit_organ_mask(phantoms[0].organ_mask, heart_scale=1.2)
+
+
+def test_organs_move_with_their_pixels(
+    tiny_pipeline: XRealPipeline, phantoms: list[Phantom], wider: np.ndarray
 ) -> None:
-    before, after = phantoms[0].organ_mask, np.roll(phantoms[0].organ_mask, 2, axis=1)
-    monkeypatch.setattr("xreal.pipeline.segment", lambda *_: before[None])
-    image = phantoms[0].image
-    output = tiny_pipeline.edit(image, organ_mask=after, **QUICK)
+    image, before = phantoms[0].image, phantoms[0].organ_mask
+    output = tiny_pipeline.edit(image, seeds=[0, 1], organ_mask=wider, **QUICK)
     assert output.organ_masks is not None
-    np.testing.assert_array_equal(output.organ_masks, [before, after])
-    assert (output.weight[before != after] == 1).all()
-    assert np.abs(output.images[0] - image)[before != after].mean() > 1e-4
-    np.testing.assert_array_equal(output.images[0][output.weight == 0], image[output.weight == 0])
+    np.testing.assert_array_equal(output.organ_masks, [before, wider])
+    edited = output.images[0]
+    np.testing.assert_array_equal(edited, output.images[1])  # nothing is drawn, so no seed matters
+    grown = (wider == Organ.HEART) & (before != Organ.HEART)
+    heart, lung = (image[before == organ].mean() for organ in (Organ.HEART, Organ.LEFT_LUNG))
+    assert abs(image[grown].mean() - lung) < abs(image[grown].mean() - heart)
+    assert abs(edited[grown].mean() - heart) < abs(edited[grown].mean() - lung)
+    assert 0 < (output.weight == 0).mean() < 1
+    np.testing.assert_array_equal(edited[output.weight == 0], image[output.weight == 0])
     assert not tiny_pipeline.edit(image, organ_mask=before, **QUICK).weight.any()  # the same organs: nothing to do
 
 
-def test_a_model_without_the_parts_cannot_move_organs(
+def test_organs_stay_where_they_are_protected(
+    tiny_pipeline: XRealPipeline, phantoms: list[Phantom], wider: np.ndarray
+) -> None:
+    image, protect = phantoms[0].image, np.zeros((64, 64), np.float32)
+    protect[:, :32] = 1
+    edited = tiny_pipeline.edit(image, organ_mask=wider, protect=protect, **QUICK).images[0]
+    np.testing.assert_array_equal(edited[:, :32], image[:, :32])
+    assert (edited[:, 33:] != image[:, 33:]).any()
+
+
+def test_findings_are_added_to_moved_organs(
+    tiny_pipeline: XRealPipeline, phantoms: list[Phantom], wider: np.ndarray
+) -> None:
+    image = phantoms[0].image
+    asked = Lesion("Pneumonia", box(8, 20, 20, 34, height=64, width=64))  # type: ignore[arg-type]
+    moved = tiny_pipeline.edit(image, organ_mask=wider, **QUICK).images[0]
+    both = tiny_pipeline.edit(image, [asked], organ_mask=wider, **QUICK).images[0]
+    assert np.abs(both - moved)[20:34, 8:20].mean() > 1e-4
+    np.testing.assert_array_equal(both[48:], moved[48:])
+
+
+def test_a_model_without_a_segmenter_cannot_move_organs(
     tiny_pipeline: XRealPipeline, phantoms: list[Phantom], organ_mask: np.ndarray
 ) -> None:
-    for missing in ("segmenter", "anatomy_controller"):
-        parts = {name: part for name, part in tiny_pipeline.components.items() if name != missing}
-        with pytest.raises(ModelError, match=f"no {missing}"):
-            XRealPipeline(**parts).edit(phantoms[0].image, organ_mask=organ_mask)
+    parts = {name: part for name, part in tiny_pipeline.components.items() if name != "segmenter"}
+    with pytest.raises(ModelError, match="no segmenter"):
+        XRealPipeline(**parts).edit(phantoms[0].image, organ_mask=organ_mask)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +207,18 @@ def test_a_file_keeps_its_size_depth_and_all_other_pixels(
     record = json.loads((tmp_path / "out/0001.json").read_text())
     assert (record["seed"], record["strength"], record["remove"]) == (1, 0.8, ["ellipse:90,50,12,12"])
     assert record["lesions"] == [{"finding": "Pneumonia", "strength": 1.0}]
+
+
+def test_the_record_says_how_far_the_organs_came(
+    run: Run, tmp_path: Path, tiny_model_folder: Path, phantoms: list[Phantom], wider: np.ndarray
+) -> None:
+    Image.fromarray(np.rint(phantoms[0].image * 255).astype(np.uint8)).save(tmp_path / "chest.png")
+    write_organ_mask(tmp_path / "wider.png", wider)
+    where = ("--model", tiny_model_folder, "--out", tmp_path / "out")
+    assert run("edit", tmp_path / "chest.png", "--organs", tmp_path / "wider.png", *where) == 0
+    record = json.loads((tmp_path / "out/0000.json").read_text())
+    assert record["conformance"].keys() == {"left lung", "right lung", "heart"}
+    assert record["source"] == str(tmp_path / "chest.png")
 
 
 @pytest.mark.parametrize(

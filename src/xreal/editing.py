@@ -53,7 +53,14 @@ def open_source(path: Path) -> Source:
     return Source(path, image, 16 if deep else 8, is_dicom(data[:256]), hashlib.sha256(data).hexdigest())
 
 
-def write_edits(out: Path, first: int, source: Source, output: XRealEditOutput, provenance: dict[str, Any]) -> None:
+def write_edits(
+    out: Path,
+    first: int,
+    source: Source,
+    output: XRealEditOutput,
+    provenance: dict[str, Any],
+    conformance: Sequence[dict[str, float]] | None = None,
+) -> None:
     """Write ``0000.png`` and ``0000.json`` for each edit, counting from ``first``; of a DICOM source ``0000.dcm`` too.
 
     The PNG has the source's size and depth (of DICOM 16 bits). The DICOM file stays in its source's study. Beside them
@@ -64,7 +71,8 @@ def write_edits(out: Path, first: int, source: Source, output: XRealEditOutput, 
         first: number of the first edit.
         source: what was edited.
         output: the edits.
-        provenance: what all edits share: the weights' hash, what was asked.
+        provenance: what all edits share: the weights' hash, what was asked; "source" is the file, unless it says.
+        conformance: per edit, where organs moved, the Dice of each with what was asked for.
 
     Raises:
         InputError: the edits are of another size than the source.
@@ -83,7 +91,9 @@ def write_edits(out: Path, first: int, source: Source, output: XRealEditOutput, 
         if source.dicom:
             description = "Synthetic edit of a chest X-ray"
             write_dicom(out / f"{number:04d}.dcm", image, made, series_description=description, source=source.path)
-        record = {"xreal": xreal.__version__, **provenance, **made, "source": str(source.path)}
+        record = {"xreal": xreal.__version__, "source": str(source.path), **provenance, **made}
+        if conformance is not None:
+            record["conformance"] = conformance[number - first]
         write_json(out / f"{number:04d}.json", {**record, "changed_share": changed})
 
 

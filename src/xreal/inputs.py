@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend
 from xreal.control.solvers import SOLVERS
 from xreal.errors import InputError, MaskError
 from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
 
-__all__ = ["Mode", "Quality", "Settings", "check_settings", "default_blend", "lesions_per_image"]
+__all__ = ["Mode", "Quality", "Settings", "StepCallback", "check_settings", "default_blend", "lesions_per_image"]
 
 Mode = Literal["regional", "two-pass"]
 Quality = Literal["draft", "default", "reference"]
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)

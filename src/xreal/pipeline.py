@@ -13,8 +13,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,27 +27,22 @@ from torch import Tensor
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise, texture_generators
 from xreal.control.denoiser import Denoiser
-from xreal.control.editing import bring_back, edit_keep, fit_organs, plan_edit
 from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.solvers import build_solver
-from xreal.errors import InputError, MaskError, ModelError
-from xreal.images import fit_square
-from xreal.inputs import Mode, Quality, check_settings, default_blend, lesions_per_image
+from xreal.errors import InputError, ModelError
+from xreal.inputs import Mode, Quality, StepCallback, check_settings, default_blend, lesions_per_image
 from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
-from xreal.masks.segmenter import segment
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, sees_organs
 from xreal.models.text_encoder import encode_prompts
+from xreal.pipeline_edit import EditMixin, XRealEditOutput
 from xreal.vocabulary import Finding
 
 __all__ = ["StepCallback", "XRealEditOutput", "XRealPipeline", "XRealPipelineOutput"]
 
-StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
-
-REMOVAL_GUIDANCE = 3.0  # towards "No Finding": what is there is drawn anew, so less is needed than for a lesion
 FEATHER_PIXELS = 6.0  # soft edge of the exact composite, a bit under one latent (8 pixels)
 
 
@@ -75,26 +69,7 @@ class XRealPipelineOutput(BaseOutput):
     settings: dict[str, Any]
 
 
-@dataclass
-class XRealEditOutput(BaseOutput):
-    """What ``XRealPipeline.edit`` returns; B edits of one X-ray of H×W pixels.
-
-    Attributes:
-        images: (B, H, W) float32 in [0, 1].
-        weight: (H, W) float32 in [0, 1]; where it is 0, every image has the given X-ray's pixels to the last bit.
-        organ_masks: before and after, (2, S, S) uint8 ``Organ`` at the model's size; None where no organ moves.
-        seeds: one per image.
-        settings: everything else that is needed to draw the edits again.
-    """
-
-    images: np.ndarray
-    weight: np.ndarray
-    organ_masks: np.ndarray | None
-    seeds: list[int]
-    settings: dict[str, Any]
-
-
-class XRealPipeline(DiffusionPipeline):
+class XRealPipeline(EditMixin, DiffusionPipeline):
     """Text-to-image latent diffusion with an Anatomy Controller and a Pathology Controller (arXiv 2403.09240).
 
     Instead of the Anatomy Controller, a ``controlnet`` or a U-Net with the organ mask in its input may steer the
@@ -299,110 +274,6 @@ class XRealPipeline(DiffusionPipeline):
             },
         )
 
-    @torch.inference_mode()
-    def edit(
-        self,
-        image: np.ndarray,
-        lesions: Sequence[Lesion] = (),
-        seeds: Sequence[int] = (0,),
-        *,
-        remove: np.ndarray | None = None,
-        organ_mask: np.ndarray | None = None,
-        protect: np.ndarray | None = None,
-        strength: float = 0.8,
-        prompt: str = "",
-        solver: str = "dpm++",
-        steps: int = 30,
-        guidance: float = 7.0,
-        callback_on_step_end: StepCallback | None = None,
-    ) -> XRealEditOutput:
-        """Change a given X-ray, once per seed: add lesions, remove findings, move organs.
-
-        The X-ray takes the place of the healthy twin: its latents are kept at every step, but where organs move or
-        findings go. The change is made at the model's size and added to the X-ray's own pixels.
-
-        Args:
-            image: (H, W) floats in [0, 1], MONOCHROME2, any size.
-            lesions: to be added; masks (H, W).
-            seeds: one per edit, ≥ 0.
-            remove: (H, W) in [0, 1]: where findings are to go.
-            organ_mask: wanted ``Organ`` labels, (H, W) or the model's square. What the segmenter finds in the X-ray
-                is moved to them.
-            protect: (H, W); where it is above 0, no pixel changes.
-            strength: share of the steps in which lesions are guided, and removed areas drawn freely; 0 to 1.
-            prompt: of the X-ray without its lesions.
-            solver: "dpm++", "ddim" (η = 0), "unipc" or "euler".
-            steps: of the solver.
-            guidance: w; each lesion's own strength multiplies it.
-            callback_on_step_end: as in ``__call__``.
-
-        Raises:
-            InputError: a setting is out of range, or nothing is asked; ImageError, MaskError: image or mask not usable.
-            ModelError: organs are to move, but the model has no Anatomy Controller or no segmenter.
-        """
-        # 1. Check everything before anything is computed.
-        if not 0 <= strength <= 1:  # NaN fails too
-            raise InputError(f"strength is {strength}; expected 0 (no change) to 1")
-        check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
-        seeds = [int(seed) for seed in seeds]
-        engine = build_solver(solver, self.scheduler, steps)
-        image, size, device = np.asarray(image), self.image_size, self.unet.device
-        organs = None
-        if organ_mask is not None:
-            after = fit_organs(organ_mask, image.shape, size)
-            organs = self._find_organs(image, size), after
-        plan = plan_edit(image, size, lesions, remove, organs, protect)
-
-        # 2. The X-ray's latents; with moved organs, those of the X-ray plus what the mask changes in the prior.
-        square = torch.from_numpy(plan.square).to(device)[None, None]  # (1, 1, S, S)
-        original = encode_image(self.vae, square)  # (1, c, h, w)
-        moved, organ_steps = None, original.new_zeros(1, 1, *self._latent_size)
-        if organs is not None:
-            pair = torch.from_numpy(np.stack(organs))  # (2, S, S)
-            priors = draw_prior(self.anatomy_controller, pair).mean(1, keepdim=True)  # (2, 1, S, S)
-            moved = encode_image(self.vae, (square + priors[1:] - priors[:1]).clamp(0, 1))
-            organ_steps = anatomy_keep_steps(pair[1:], self._latent_size, default_blend("regional"), steps)
-        keep = edit_keep(plan, original, moved, strength, organ_steps, steps)
-
-        # 3. One trajectory per seed: the kept X-ray, and beside it the one with its findings guided.
-        count, channels = len(seeds), int(self.unet.config.in_channels)
-        noise = StepNoise(seeds, (channels, *self._latent_size), device, fixed=True)
-        wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
-        if plan.remove.any():
-            wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
-        findings = self._encode_findings([wanted] * count, binary=False)
-        start = steps - round(strength * steps)
-        denoise = self._denoiser(prompt)
-        _, latents = self._draw(engine, noise, keep, denoise, findings, start, 0.0, callback_on_step_end)
-
-        # 4. The change as the model sees it, added to the X-ray's own pixels.
-        before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
-        changes = decode_pixels(self.vae, latents).mean(1).cpu().numpy() - before  # (B, S, S)
-        return XRealEditOutput(
-            images=np.stack([bring_back(image, change, plan.weight) for change in changes]),
-            weight=plan.weight,
-            organ_masks=None if organs is None else np.stack(organs),
-            seeds=seeds,
-            settings={
-                "solver": solver,
-                "steps": steps,
-                "guidance": guidance,
-                "strength": strength,
-                "prompt": prompt,
-                "lesions": [{"finding": one.finding.value, "strength": one.strength} for one in plan.lesions],
-                "masks": _hash(*(one.mask for one in lesions), remove, organ_mask, protect),
-            },
-        )
-
-    def _find_organs(self, image: np.ndarray, size: int) -> np.ndarray:
-        for name in ("anatomy_controller", "segmenter"):
-            if getattr(self, name) is None:
-                raise ModelError(f"this model has no {name}; moving organs needs one: `xreal train --help`")
-        found: np.ndarray = segment(self.segmenter, torch.from_numpy(fit_square(image, size))[None, None])[0]
-        if not found.any():
-            raise MaskError("no organs are found in the X-ray; expected a frontal chest X-ray, to move its organs")
-        return found
-
     @property
     def _latent_size(self) -> tuple[int, int]:
         side = self.image_size // downsampling(self.vae)
@@ -524,14 +395,6 @@ def _step(solver: Any, prediction: Tensor, timestep: Tensor, latents: Tensor, no
     drawn = noise.draw()
     drawn = drawn.repeat(len(latents) // len(drawn), 1, 1, 1)
     return solver.step(prediction, timestep, latents, eta=eta, variance_noise=drawn).prev_sample
-
-
-def _hash(*masks: np.ndarray | None) -> str:
-    """Return the SHA-256 of masks, so that a record tells edits apart wherever their files lay."""
-    digest = hashlib.sha256()
-    for mask in masks:
-        digest.update(b"none" if mask is None else np.ascontiguousarray(mask, np.float32).tobytes())
-    return digest.hexdigest()
 
 
 def _composite(image: np.ndarray, healthy: np.ndarray, lesions: list[Lesion]) -> np.ndarray:

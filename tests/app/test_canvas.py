@@ -34,6 +34,16 @@ def test_a_drawing_comes_back() -> None:
     assert (lesion.finding, lesion.strength, lesion.mask.sum()) == (Finding.EDEMA, 0.5, 100)
 
 
+def test_a_removal_is_no_lesion() -> None:
+    area = np.zeros((SIDE, SIDE), np.uint8)
+    area[10:20, 30:40] = 1
+    canvas = Canvas(area * 0, (Layer(Finding.NO_FINDING, area, 1.0), Layer(Finding.MASS, area, 1.0)))
+    back = read_canvas(show_canvas(canvas))
+    assert [lesion.finding for lesion in back.lesions()] == [Finding.MASS]
+    np.testing.assert_array_equal(back.removal(), area)
+    assert Canvas(area, (Layer(Finding.NO_FINDING, area * 0, 1.0),)).removal() is None
+
+
 @pytest.mark.parametrize(
     "runs",
     [None, "0", [], [0], [0, SIDE**2 - 1], [0, SIDE**2 + 1], [5, SIDE**2], [-1, SIDE**2], [0.0, SIDE**2],

@@ -17,7 +17,9 @@ from xreal.app.job import Job, Made, run_job
 from xreal.app.results import Result, write_results
 from xreal.data.phantom import phantom
 from xreal.images import write_image
-from xreal.masks.lesions import Lesion
+from xreal.masks.lesions import Lesion, box
+from xreal.masks.organs import resize_organ_mask
+from xreal.masks.shapes import edit_organ_mask
 
 Make = Callable[[Job], list[Result]]
 DrawAgain = Callable[[Result, Path], list[np.ndarray]]
@@ -79,9 +81,13 @@ def test_command_and_program_make_the_same_edit(
     tmp_path: Path,
     tiny_model_folder: Path,
     draw_again: DrawAgain,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    found = resize_organ_mask(edit_organ_mask(organs, heart_scale=1.1), 64)  # by a segmenter that is trained
+    monkeypatch.setattr("xreal.pipeline_edit.segment", lambda *_: found[None])
     write_image(tmp_path / "a chest.png", phantom(3, 96).image[:, :80], bits=16)
-    asked = Job(organs, [pneumonia], seed=2, quality="draft", xray=tmp_path / "a chest.png")
+    area = box(150, 60, 190, 90, height=256, width=256).astype(np.uint8)
+    asked = Job(organs, [pneumonia], seed=2, quality="draft", remove=area, xray=tmp_path / "a chest.png")
     (result,) = make(asked)
     assert result.command.startswith("xreal edit source.png --organs organs.png --lesion")
     folder = unpack(result, tmp_path / "unpacked", tiny_model_folder)
@@ -89,6 +95,7 @@ def test_command_and_program_make_the_same_edit(
     assert (wanted.shape, wanted.max() > 255) == ((96, 80), True)
     for again in draw_again(result, folder):
         np.testing.assert_array_equal(again, wanted)
+    assert "--remove remove.png" in result.command
     assert json.loads((folder / "0000.json").read_text())["conformance"].keys() == {"left lung", "right lung", "heart"}
 
 

@@ -57,12 +57,20 @@ class Canvas:
         return replace(self, organs=shown)
 
     def lesions(self) -> list[Lesion]:
-        """Return the layers that hold something.
+        """Return the findings whose layers hold something.
 
         Raises:
             MaskError: a strength is out of range.
         """
-        return [Lesion(one.finding, one.mask.astype(np.float32), one.strength) for one in self.layers if one.mask.any()]
+        return [
+            Lesion(one.finding, one.mask.astype(np.float32), one.strength)
+            for one in self.layers
+            if one.mask.any() and one.finding is not Finding.NO_FINDING
+        ]
+
+    def removal(self) -> npt.NDArray[np.uint8] | None:
+        """Return where findings of an X-ray are to go: the layer of "No Finding"; None where it holds nothing."""
+        return next((one.mask for one in self.layers if one.finding is Finding.NO_FINDING and one.mask.any()), None)
 
 
 def encode_runs(labels: npt.NDArray[Any]) -> list[int]:

@@ -155,6 +155,14 @@ class Events:
             "stop": gr.update(interactive=True),
         }
 
+    def rest(self) -> Update:
+        """Free the button after a drawing, or after one that failed."""
+        return {
+            "progress": "",
+            "generate": gr.update(interactive=True),
+            "stop": gr.update(interactive=False),
+        }
+
     def halt(self, request: gr.Request) -> Update:
         """Stop this visitor's job after the step under way, or before it begins."""
         self.leave(request)
@@ -180,10 +188,11 @@ class Events:
         """Draw, showing steps as they come."""
         stop = self._stops.pop(str(request.session_hash), threading.Event())
         self._stops[str(request.session_hash)] = stop
-        rest: Update = {"generate": gr.update(interactive=True), "stop": gr.update(interactive=False)}
+        rest = {name: update for name, update in self.rest().items() if name != "progress"}
         try:
             if session is None:
                 raise InputError("the session has ended: load the page anew")
+            self.engine.pipeline()  # before all else that needs its libraries: imported twice at once, they fail
             settings = {"quality": quality, "mode": None if mode == AS_QUALITY else mode, "exact": exact}
             first, count = _whole(seed, "the seed"), _whole(number, "the number of images")
             job = session.job(read_canvas(drawing), edit, seed=first, number=count, **settings)
@@ -198,7 +207,6 @@ class Events:
                 else:
                     yield {**self._made(session, job, update), **rest}
         except XRealError as error:
-            yield {"progress": "", **rest}
             raise gr.Error(
                 without_paths(error, session.start.path if session else None), print_exception=False
             ) from None

@@ -30,7 +30,7 @@ MAX_IMAGES = 8
 _BATCH = 4  # images side by side, as `xreal generate` does
 _PREVIEW_SHARE = 0.25  # of the time goes into showing steps, at most
 
-EDIT_STEPS = {"draft": 15, "default": 30}
+EDIT_STEPS = {"draft": 8, "default": 15}
 """Solver steps of an edited X-ray by quality; "reference" is a procedure for drawing, not for editing."""
 
 
@@ -46,6 +46,7 @@ class Job:
         quality: "draft", "default" or "reference".
         mode: "regional", "two-pass", or None for the quality's.
         exact: pixels beyond the lesions are the healthy twin's.
+        remove: (SIDE, SIDE) where findings of an X-ray are to go; None: nowhere.
         xray: file of an X-ray that is to be edited; None draws a new one.
     """
 
@@ -56,6 +57,7 @@ class Job:
     quality: str = "default"
     mode: str | None = None
     exact: bool = False
+    remove: npt.NDArray[np.uint8] | None = None
     xray: Path | None = None
 
 
@@ -115,8 +117,10 @@ def check_job(job: Job) -> list[str]:
             raise InputError(
                 "an X-ray is edited in quality draft or default and mode regional; choose these, or draw a new X-ray"
             )
-        if job.organs is None and not job.lesions:
+        if job.organs is None and not job.lesions and job.remove is None:
             raise InputError("nothing to edit: paint a finding, or change the organs; or draw a new X-ray")
+    elif job.remove is not None:
+        raise InputError("findings are removed from an X-ray only: choose one to edit, or leave that layer out")
     notes = []
     for lesion in job.lesions:
         outside = 0.0 if job.organs is None else outside_lungs_fraction(lesion.mask, job.organs)
@@ -199,6 +203,7 @@ def _edit(pipeline: Any, job: Job, source: Source, seeds: list[int], watch: _Wat
         source.image,
         [Lesion(one.finding, to_xray(one.mask, source.image.shape), one.strength) for one in job.lesions],
         seeds,
+        remove=None if job.remove is None else to_xray(job.remove, source.image.shape),
         organ_mask=organs,
         steps=EDIT_STEPS[job.quality],
         callback_on_step_end=watch,

@@ -13,7 +13,6 @@ from xreal.app.anatomy import SLIDER_STEPS
 from xreal.app.canvas import MAX_LAYERS
 from xreal.app.engine import Engine
 from xreal.app.events import AS_QUALITY, FIRST_ANATOMY, Events
-from xreal.app.job import MAX_IMAGES
 from xreal.app.pictures import FINDING_COLOURS, ORGAN_COLOURS
 from xreal.app.results import NOTICE
 from xreal.vocabulary import Finding
@@ -31,11 +30,12 @@ def static(name: str) -> str:
 
 def _findings(engine: Engine) -> list[tuple[str, list[str]]]:
     every = [finding.value for finding in Finding if finding is not Finding.NO_FINDING]
+    removal = ("Of an X-ray that is edited", [Finding.NO_FINDING.value])
     shown = _SHOWN.get(engine.model)
     if shown is None:
-        return [("Findings", every)]
+        return [("Findings", every), removal]
     rest = [name for name in every if name not in shown]
-    return [(f"Drawn by {engine.model}", list(shown)), ("Hardly or not drawn", rest)]
+    return [(f"Drawn by {engine.model}", list(shown)), ("Hardly or not drawn", rest), removal]
 
 
 def build_page(engine: Engine, events: Events) -> gr.Blocks:
@@ -85,7 +85,7 @@ def _forget(session: Any) -> None:
 
 def _anatomy(parts: dict[str, Any]) -> None:
     with gr.Tab("Sample"), gr.Row():
-        parts["anatomy_seed"] = gr.Number(FIRST_ANATOMY, label="Anatomy's seed", precision=0, minimum=0, min_width=80)
+        parts["anatomy_seed"] = gr.Number(FIRST_ANATOMY, label="Anatomy's seed", precision=0, min_width=80)
         parts["sample"] = gr.Button("Sample another", min_width=80, elem_id="sample")
     with gr.Tab("Organ mask"):
         parts["mask_file"] = gr.File(
@@ -107,8 +107,9 @@ def _anatomy(parts: dict[str, Any]) -> None:
 
 def _drawing(parts: dict[str, Any]) -> None:
     with gr.Row():
-        parts["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
-        parts["number"] = gr.Number(1, label="Images", precision=0, minimum=1, maximum=MAX_IMAGES, min_width=70)
+        # Bounds are checked by the job: Gradio's own checks would end the event before it can free the button.
+        parts["seed"] = gr.Number(0, label="Seed", precision=0, min_width=70)
+        parts["number"] = gr.Number(1, label="Images", precision=0, min_width=70)
         parts["quality"] = gr.Dropdown(
             ["draft", "default", "reference"], value="default", label="Quality", scale=2, min_width=130
         )
@@ -172,7 +173,7 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], events: Events) -> None:
     asked = [parts[name] for name in ("seed", "number", "quality", "mode", "exact", "edit")]
     buttons = [parts[name] for name in ("progress", "generate", "stop")]
     pressed = parts["generate"].click(by_name(events.press), None, buttons, queue=False, **quiet)
-    pressed.then(
+    drawn = pressed.then(
         by_name(events.draw),
         [session, editor, *asked],
         [session, *buttons, *shown, parts["history"]],
@@ -180,6 +181,7 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], events: Events) -> None:
         concurrency_limit=1,
         concurrency_id="model",
     )
+    drawn.failure(by_name(events.rest), None, buttons, queue=False, **quiet)  # also when the queue is full
     parts["stop"].click(by_name(events.halt), None, parts["progress"], queue=False, **quiet)
     parts["history"].select(by_name(events.pick), session, shown, **quiet)
     page.unload(events.leave)

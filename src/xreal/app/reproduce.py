@@ -23,6 +23,7 @@ class Recipe:
         organs: file of the organ mask; None where none was given.
         quality, mode, exact: as in ``Job``.
         xray: file of the X-ray that was edited; None for a new one.
+        remove: file of the area of it that findings were removed from; None: none was.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Recipe:
     mode: str | None
     exact: bool
     xray: str | None
+    remove: str | None = None
 
 
 def lesion_file(lesion: Lesion) -> str:
@@ -54,6 +56,7 @@ def command(recipe: Recipe) -> str:
     words += ["--organs", recipe.organs] if recipe.organs else []
     for text in recipe.lesions:
         words += ["--lesion", text]
+    words += ["--remove", recipe.remove] if recipe.remove else []
     words += ["--seed", str(recipe.seed)]
     if recipe.xray is None:
         words += ["--quality", recipe.quality]
@@ -94,12 +97,13 @@ write_image("again.png", output.images[0], {{"xreal:seed": "{recipe.seed}"}})
 def _edit_script(recipe: Recipe) -> str:
     arguments = [f"steps={EDIT_STEPS[recipe.quality]}"]
     arguments += [f"organ_mask=read_organ_mask({recipe.organs!r})"] if recipe.organs else []
+    arguments += [f"remove=parse_mask({recipe.remove!r}, *source.image.shape)"] if recipe.remove else []
     return f"""{_HEAD}from pathlib import Path
 
 from xreal import XRealPipeline
 from xreal.editing import open_source
 from xreal.images import write_image
-from xreal.masks import parse_lesion, read_organ_mask
+from xreal.masks import parse_lesion, parse_mask, read_organ_mask
 
 pipeline = XRealPipeline.from_pretrained({recipe.model!r})
 source = open_source(Path({recipe.xray!r}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -59,6 +58,7 @@ def write_results(folder: Path, engine: Engine, job: Job, made: Made) -> list[Re
         "weights": engine.weights,
         "organs": inputs.get("organs"),
         "lesion": lesion_texts(job.lesions),
+        "remove": inputs.get("remove"),
     }
     _write_images(folder, made, provenance, inputs.get("xray"))
     count = len(made.drawn) + sum(len(output.images) for output in made.edits)
@@ -92,12 +92,14 @@ def _write_inputs(folder: Path, engine: Engine, job: Job) -> dict[str, str]:
     for lesion in job.lesions:
         mask = lesion.mask if shape is None else to_xray(lesion.mask, shape)
         write_image(folder / lesion_file(lesion), mask)
+    if job.remove is not None and shape is not None:
+        names["remove"] = "remove.png"
+        write_image(folder / "remove.png", to_xray(job.remove, shape))
     return names
 
 
 def _write_images(folder: Path, made: Made, provenance: Mapping[str, Any], xray: str | None) -> None:
     from xreal.editing import write_edits
-    from xreal.images import write_json
     from xreal.synthesis import write_contact_sheet, write_drawn, write_drawn_dicom
 
     if made.drawn:
@@ -108,11 +110,8 @@ def _write_images(folder: Path, made: Made, provenance: Mapping[str, Any], xray:
     first = 0
     for output in made.edits:
         assert made.source is not None
-        write_edits(folder, first, made.source, output, dict(provenance))
-        for number in range(first, first + len(output.images)):
-            record = json.loads((folder / f"{number:04d}.json").read_text())
-            scores = {"conformance": made.conformance[number]}
-            write_json(folder / f"{number:04d}.json", record | {"source": xray} | scores)
+        scores = made.conformance[first : first + len(output.images)]
+        write_edits(folder, first, made.source, output, {**provenance, "source": xray}, scores)
         first += len(output.images)
 
 
@@ -138,7 +137,8 @@ def _result(folder: Path, number: int, engine: Engine, job: Job, made: Made, inp
         image = np.concatenate([output.images for output in made.edits])[number]
         seed = [seed for output in made.edits for seed in output.seeds][number]
         twin, twin_name, organs, scores = made.source.image, "X-ray before", job.organs, made.conformance[number]
-        lesions = [to_xray(lesion.mask, image.shape) for lesion in job.lesions]
+        areas = [lesion.mask for lesion in job.lesions] + ([] if job.remove is None else [job.remove])
+        lesions = [to_xray(mask, image.shape) for mask in areas]
     recipe = Recipe(
         engine.title,
         seed,
@@ -148,6 +148,7 @@ def _result(folder: Path, number: int, engine: Engine, job: Job, made: Made, inp
         job.mode,
         job.exact,
         inputs.get("xray"),
+        inputs.get("remove"),
     )
     findings = ", ".join(lesion.finding.value for lesion in job.lesions) or ("edited" if job.xray else "healthy")
     title = f"{findings} · seed {seed} · {job.quality}"
@@ -162,7 +163,9 @@ def _result(folder: Path, number: int, engine: Engine, job: Job, made: Made, inp
     again = folder / f"{number:04d}-again.py"
     again.write_text(script(recipe))
     own = sorted(path for path in folder.glob(f"{number:04d}*") if path != again)
-    masks = [folder / name for name in (inputs.get("organs"), *map(lesion_file, job.lesions)) if name]
+    masks = [
+        folder / name for name in (inputs.get("organs"), *map(lesion_file, job.lesions), inputs.get("remove")) if name
+    ]
     return Result(
         title=title,
         view=view,

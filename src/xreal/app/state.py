@@ -82,7 +82,7 @@ class Session:
         organs: OrganMask | None = canvas.organs if canvas.organs.any() else None
         if xray is not None and np.array_equal(canvas.organs, self.start.organs):
             organs = None  # they stay where they are
-        return Job(organs, canvas.lesions(), xray=xray, **settings)
+        return Job(organs, canvas.lesions(), remove=canvas.removal(), xray=xray, **settings)
 
     def new_folder(self) -> Path:
         """Make a folder for one job's files."""

@@ -33,7 +33,7 @@ def edit(
     n: Annotated[int, typer.Option("-n", "--number", help="How many edits.")] = 1,
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
     solver: Annotated[str, typer.Option(help="dpm++, ddim, unipc or euler.")] = "dpm++",
-    steps: Annotated[int, typer.Option(help="Solver steps.")] = 30,
+    steps: Annotated[int, typer.Option(help="Solver steps.")] = 15,
     guidance: Annotated[float, typer.Option(help="How strongly findings are drawn.")] = 7.0,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     batch_size: Annotated[int, typer.Option(help="Edits drawn side by side.")] = 4,
@@ -44,11 +44,12 @@ def edit(
 
     from xreal.editing import open_source, write_edit_sheet, write_edits
     from xreal.errors import InputError
-    from xreal.images import check_output_folder, prepare_output_folder
+    from xreal.images import check_output_folder, fit_square, prepare_output_folder
     from xreal.inputs import check_settings
     from xreal.masks import parse_lesion, parse_mask, read_organ_mask
     from xreal.models.folder import resolve_folder, weights_hash
     from xreal.pipeline import XRealPipeline
+    from xreal.synthesis import conformance
 
     if n < 1 or batch_size < 1:
         raise InputError("expected --number and --batch-size ≥ 1")
@@ -92,9 +93,14 @@ def edit(
         )
         if first == 0:
             prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
-        write_edits(out, first, source, output, provenance)
+        scores = None
+        if output.organ_masks is not None:
+            squares = np.stack([fit_square(edited, pipeline.image_size) for edited in output.images])
+            scores = conformance(pipeline, squares, np.stack([output.organ_masks[1]] * len(squares)))
+        write_edits(out, first, source, output, provenance, scores)
         for number, edited_seed in enumerate(output.seeds, first):
-            typer.echo(f"{out / f'{number:04d}.png'}  seed {edited_seed}")
+            dice = [] if scores is None else [f"{name} {value:.3f}" for name, value in scores[number - first].items()]
+            typer.echo(f"{out / f'{number:04d}.png'}  seed {edited_seed}" + "  Dice: " * bool(dice) + ", ".join(dice))
         shown += list(output.images[: max(0, 16 - len(shown))])
     write_edit_sheet(out / "sheet.png", source, shown, output.weight)
     typer.echo(f"{out / 'sheet.png'}")

@@ -1,8 +1,8 @@
-"""Changing a given X-ray: where it may change, which latents stay, and how the change returns to its own pixels.
+"""Changing a given X-ray: how its organs move, where findings may change it, and how that returns to its own pixels.
 
-The model works on a square of its own size; a given X-ray has any. What returns is the difference that the model made,
-enlarged, never the model's picture: detail that the model cannot draw stays, and where nothing changed the difference
-is nothing.
+Organs are moved by warping the X-ray's own pixels. Findings are drawn by the model, on a square of its own size; a
+given X-ray has any. What returns is the difference that the model made, enlarged, never the model's picture:
+detail that the model cannot draw stays, and where nothing changed the difference is nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from xreal.errors import ImageError, InputError, MaskError
 from xreal.images import fit_square
 from xreal.masks.lesions import Lesion, feather, resize_lesion_mask
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
+from xreal.masks.warping import organ_shift, warp_image
 
-__all__ = ["EditPlan", "bring_back", "edit_keep", "fit_organs", "from_square", "plan_edit"]
+__all__ = ["EditPlan", "bring_back", "edit_keep", "fit_organs", "from_square", "plan_edit", "smooth_removal"]
 
 _FEATHER_PIXELS = 6.0  # of the model's size, a bit under one latent (8 pixels): as in the pipeline's exact composite
 _REMOVAL_FEATHER_PIXELS = 12.0  # of the model's size: a removed opacity is large and its edge seen at half of this
-_CONTOUR_PIXELS = 6  # of the model's size: how far beyond a moved contour its shading is redrawn
+_REMOVAL_SHARE = 0.8  # of the strength: drawn freely for longer, an area comes out darker than the rest of the lung
+_REMOVAL_SMOOTHING = 2.0  # pixels of 256: opacities are smooth, and what is finer stays the X-ray's own
+_STILL_PIXELS = 32.0  # of the model's size: within so far of what must stay, organs move less and less
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,21 @@ class EditPlan:
     """What is asked of one X-ray of (H, W) pixels, for a model of S×S.
 
     Attributes:
-        square: the X-ray as the model sees it, (S, S) float32 in [0, 1].
+        moved: the X-ray with its organs moved, (H, W) float32 in [0, 1].
+        shifted: where it was moved, (H, W) bool; elsewhere ``moved`` has the X-ray's bits.
+        square: ``moved`` as the model sees it, (S, S) float32 in [0, 1].
         lesions: to be added, masks (S, S), zero where nothing may change.
         remove: where findings are to go, feathered, (S, S) float32 in [0, 1].
-        moved: where organs change, (S, S) bool.
         protect: what must stay, (S, S) bool.
-        weight: share of the change that each of the X-ray's own pixels takes, (H, W) float32; 0: none, to the last bit.
+        weight: share of the findings' change that each of the X-ray's own pixels takes, (H, W) float32; 0: none, to the
+            last bit.
     """
 
+    moved: npt.NDArray[np.float32]
+    shifted: npt.NDArray[np.bool_]
     square: npt.NDArray[np.float32]
     lesions: list[Lesion]
     remove: npt.NDArray[np.float32]
-    moved: npt.NDArray[np.bool_]
     protect: npt.NDArray[np.bool_]
     weight: npt.NDArray[np.float32]
 
@@ -73,7 +79,8 @@ def plan_edit(
 
     Raises:
         ImageError: the image has another shape or range.
-        MaskError: a mask has another size than the image, or ``protect`` leaves nothing of what is asked.
+        MaskError: a mask has another size than the image, ``protect`` leaves nothing of what is asked, or the organs
+            cannot be moved so.
         InputError: nothing is asked.
     """
     image = np.asarray(image)
@@ -94,37 +101,48 @@ def plan_edit(
     for name, mask in named:
         if mask is not protect and not (np.asarray(mask) * free).any():
             raise MaskError(f"{name} lies wholly in what must be kept, or is all zero; expected some area to change.")
-    moved = np.zeros((size, size), bool)
-    if organs is not None:
-        moved = ndimage.binary_dilation(organs[0] != organs[1], iterations=_CONTOUR_PIXELS)
-    areas = [lesion.mask > 0 for lesion in lesions]
-    areas.append(from_square(moved.astype(np.float32), *image.shape) > 0.5)
+    moved, shifted = _move_organs(image.astype(np.float32), kept, organs)
     scale = max(image.shape) / size
-    soft = feather((np.any(areas, axis=0) & free).astype(np.float32), _FEATHER_PIXELS * scale)
-    erased = np.zeros(image.shape, np.float32)
+    soft = erased = np.zeros(image.shape, np.float32)
+    if lesions:
+        area = np.any([lesion.mask > 0 for lesion in lesions], axis=0) & free
+        soft = feather(area.astype(np.float32), _FEATHER_PIXELS * scale)
     if remove is not None:
         erased = feather(np.asarray(remove) * free, _REMOVAL_FEATHER_PIXELS * scale) * free
     return EditPlan(
-        square=fit_square(image, size),
+        moved=moved,
+        shifted=shifted,
+        square=fit_square(moved, size),
         lesions=[replace(one, mask=resize_lesion_mask(one.mask * free, size)) for one in lesions],
         remove=resize_lesion_mask(erased, size),
-        moved=moved,
         protect=resize_lesion_mask(kept.astype(np.float32), size) > 0,
         weight=np.where(kept, np.float32(0), np.maximum(soft, erased)),
     )
 
 
-def edit_keep(
-    plan: EditPlan, original: Tensor, moved: Tensor | None, strength: float, organ_steps: Tensor, steps: int
-) -> Keep:
-    """Say which latents are kept up to which step: all of the original's, but where organs move or findings go.
+def _move_organs(
+    image: npt.NDArray[np.float32],
+    kept: npt.NDArray[np.bool_],
+    organs: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Warp the image by what moves the organs before to those after, less and less towards what is kept."""
+    if organs is None:
+        return image, np.zeros(image.shape, bool)
+    scale = max(image.shape) / len(organs[0])
+    shift = np.stack([from_square(part, *image.shape) * np.float32(scale) for part in organ_shift(*organs)])
+    if kept.any():
+        distance = ndimage.distance_transform_edt(~kept)
+        shift *= np.clip(distance / (_STILL_PIXELS * scale), 0, 1).astype(np.float32)
+    return warp_image(image, shift), (shift[0] != 0) | (shift[1] != 0)
+
+
+def edit_keep(plan: EditPlan, original: Tensor, strength: float, steps: int) -> Keep:
+    """Say which latents are kept up to which step: all of the original's, but where findings go.
 
     Args:
         plan: what is asked.
         original: clean latents of the X-ray, (B, c, h, w).
-        moved: clean latents of the X-ray with its organs moved, (B, c, h, w); None where none move.
-        strength: share of the steps in which an area of removal is drawn freely.
-        organ_steps: for how many of the first steps ``moved`` is kept, (1, 1, h, w).
+        strength: share of the steps in which findings change; areas of removal are drawn freely in somewhat fewer.
         steps: of the solver.
     """
     size = (int(original.shape[-2]), int(original.shape[-1]))
@@ -134,15 +152,22 @@ def edit_keep(
         return F.adaptive_max_pool2d(pixels, size) > 0  # (1, 1, h, w)
 
     everywhere = torch.full((len(original), 1, *size), float(steps), device=original.device)
-    protected = touched(plan.protect)
-    reference, last = original, everywhere
-    if moved is not None:
-        here = touched(plan.moved) & ~protected
-        reference = torch.where(here, moved, original)
-        last = torch.where(here, organ_steps.to(original.device), last)
-    free = touched(plan.remove) & ~protected
-    last = torch.where(free, float(round((1 - strength) * steps)), last)
-    return Keep(reference, torch.ones_like(everywhere), last)
+    free = touched(plan.remove) & ~touched(plan.protect)
+    last = torch.where(free, float(round((1 - _REMOVAL_SHARE * strength) * steps)), everywhere)
+    return Keep(original, torch.ones_like(everywhere), last)
+
+
+def smooth_removal(changes: npt.NDArray[np.float32], remove: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Leave what is finer than an opacity to the X-ray, where findings are removed.
+
+    Args:
+        changes: as the model made them, (B, S, S).
+        remove: (S, S) in [0, 1].
+    """
+    sigma = _REMOVAL_SMOOTHING * len(remove) / 256
+    smooth = ndimage.gaussian_filter(changes, (0, sigma, sigma))
+    mixed: npt.NDArray[np.float32] = changes + remove * (smooth - changes)
+    return mixed
 
 
 def from_square(square: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[np.float32]:

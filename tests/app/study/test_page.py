@@ -1,7 +1,6 @@
 """The page in a real browser: scripted readers whose answers are known, a server that dies, a browser that dies."""
 
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,25 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from xreal.app.study.report import study_report
 from xreal.app.study.store import Store
 
 Make = Callable[..., Store]
 Serve = Callable[[], str]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_playwright() as playwright:
-        try:
-            opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(f"no Chromium to test the page in: {error}")
-        yield opened
-        opened.close()
 
 
 class Server:

@@ -9,6 +9,7 @@ const state = { organs: new Uint8Array(SIDE * SIDE), paint: new Uint8Array(SIDE 
 const undo = [];
 let picture = null, drag = null;
 
+const titled = (finding) => (finding === "No Finding" ? "Remove findings" : finding);
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const organColours = props.organColours.map(rgb);
 const findingColour = (index) => props.findingColours[index % props.findingColours.length];
@@ -166,15 +167,16 @@ function controls() {
     range.addEventListener("input", () => { layer.strength = Number(range.value); shown.textContent = layer.strength.toFixed(1); });
     range.addEventListener("change", send);
     strength.append("strength ", range, shown);
-    const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Remove" });
-    remove.setAttribute("aria-label", "Remove " + layer.finding);
+    const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Delete" });
+    remove.setAttribute("aria-label", "Delete the layer " + titled(layer.finding));
     remove.addEventListener("click", () => {
       snapshot();
       state.layers.splice(index, 1);
       aim(state.layers.length ? "finding:" + (state.layers.length - 1) : 3);
       send();
     });
-    row.append(button(layer.finding, findingColour(index), state.target === target, () => aim(target)), strength, remove);
+    const chosen = button(titled(layer.finding), findingColour(index), state.target === target, () => aim(target));
+    row.append(chosen, ...(layer.finding === "No Finding" ? [] : [strength]), remove); // a removal has no strength
     return row;
   }));
   const add = element.querySelector(".xe-add");
@@ -209,7 +211,7 @@ const add = element.querySelector(".xe-add");
 add.append(new Option("Add a finding…", ""));
 for (const [label, findings] of props.findings) {
   const group = Object.assign(document.createElement("optgroup"), { label });
-  group.append(...findings.map((finding) => new Option(finding, finding)));
+  group.append(...findings.map((finding) => new Option(titled(finding), finding)));
   add.append(group);
 }
 add.addEventListener("change", () => {

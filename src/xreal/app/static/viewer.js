@@ -2,7 +2,7 @@
 // {title, image, twin, twinName, outlines}, pictures as data URIs.
 const $ = (selector) => element.querySelector(selector);
 const canvas = $(".xv-canvas"), context = canvas.getContext("2d"), stage = $(".xv-stage"), moved = $(".xv-moved");
-const state = { view: "image", swipe: 50, window: 255, level: 128, zoom: 1, x: 0, y: 0, outlines: false };
+const state = { view: "image", swipe: 50, window: 256, level: 128, zoom: 1, x: 0, y: 0, outlines: false };
 const pictures = {};
 
 const load = (uri) => new Promise((done) => {
@@ -21,7 +21,8 @@ function grey(picture) {
   return Uint8Array.from({ length: picture.width * picture.height }, (_, i) => data[4 * i]);
 }
 
-const windowed = (value) => 255 * Math.min(1, Math.max(0, (value - state.level) / state.window + 0.5));
+// DICOM's linear VOI LUT (PS3.3 C.11.2.1.2.1): window 256 at level 128 changes nothing.
+const windowed = (value) => 255 * ((value - (state.level - 0.5)) / (state.window - 1) + 0.5);
 
 function render() {
   if (!pictures.image) return;
@@ -73,8 +74,8 @@ function choose(view) {
 }
 
 function reset() {
-  Object.assign(state, { window: 255, level: 128, zoom: 1, x: 0, y: 0 });
-  $(".xv-window").value = 255;
+  Object.assign(state, { window: 256, level: 128, zoom: 1, x: 0, y: 0 });
+  $(".xv-window").value = 256;
   $(".xv-level").value = 128;
   transform();
   render();
