@@ -38,6 +38,7 @@ from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.masks.segmenter import segment
 from xreal.models.adopt import adopt
+from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, sees_organs
@@ -128,17 +129,46 @@ class XRealPipeline(DiffusionPipeline):
             segmenter=segmenter,
             controlnet=controlnet,
         )
+        self.use_backend("torch")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> XRealPipeline:
+    def from_pretrained(cls, name_or_path: str | Path, backend: str = "auto") -> XRealPipeline:
         """Open a bundled model by name, a model folder, or the folder of a Stable Diffusion 1.x, 2.x or LDM pipeline.
+
+        Args:
+            name_or_path: name or folder.
+            backend: see ``use_backend``.
 
         Raises:
             ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
-                more than a prompt.
+                more than a prompt; or the backend cannot be used.
         """
         components = load_components(resolve_folder(name_or_path), cls._optional_components)
-        return cls(**components | adopt(components))
+        return cls(**components | adopt(components)).use_backend(backend)
+
+    def use_backend(self, name: str = "auto") -> XRealPipeline:
+        """Say what computes the networks, and return the pipeline; a new one is "torch", an opened one "auto".
+
+        Args:
+            name: "torch" (eager float32), "torch-bf16", "openvino", or "auto": the fastest that is installed and that
+                the processor supports, for all but the quality "reference", which stays eager.
+
+        Raises:
+            InputError: an unknown name. ModelError: it needs what is not installed, or what the processor lacks.
+        """
+        choose_backend(name, self.unet.device)
+        self._networks = Networks(name)
+        return self
+
+    def backend(self, quality: Quality = "default") -> Backend:
+        """Return what computes at that quality."""
+        auto = self._networks.name == "auto"
+        return choose_backend("torch" if auto and quality == "reference" else self._networks.name, self.unet.device)
+
+    def network(self, name: str, quality: Quality = "default") -> Any:
+        """Return a component, or what stands in for it under the backend; None where the model has none."""
+        original = getattr(self, name)
+        return original if self.backend(quality).eager else self._networks.get(name, original)
 
     @classmethod
     def from_pipe(cls, pipe: Any, anatomy_controller: Any = None, segmenter: Any = None) -> XRealPipeline:
@@ -226,7 +256,8 @@ class XRealPipeline(DiffusionPipeline):
         device = self.unet.device
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
-        denoise = self._denoiser(prompt, organs)
+        vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
+        denoise = self._denoiser(prompt, organs, quality)
         findings = self._encode_lesions(per_image, guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
@@ -234,9 +265,9 @@ class XRealPipeline(DiffusionPipeline):
         latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
-        if organs is not None and self.anatomy_controller is not None:
-            priors = draw_prior(self.anatomy_controller, organs)  # (B, 1 or 3, H, W)
-            reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
+        if organs is not None and controller is not None:
+            priors = draw_prior(controller, organs)  # (B, 1 or 3, H, W)
+            reference = encode_image(vae, priors, noise.reference_generators)  # (B, c, h, w)
             if blend.variety > 0:
                 reference = reference + blend.variety * self.anatomy_variation(noise.reference_generators)
             keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
@@ -247,17 +278,17 @@ class XRealPipeline(DiffusionPipeline):
         together = None if two_pass else findings
         start = round(lesion_start * steps)
         healthy_latents, latents = self._draw(engine, noise, keep, denoise, together, start, eta, callback_on_step_end)
-        healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
+        healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
         elif not two_pass:
-            images = decode_pixels(self.vae, latents)
+            images = decode_pixels(vae, latents)
         else:
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
-            reference = encode_image(self.vae, healthy, noise.reference_generators)
+            reference = encode_image(vae, healthy, noise.reference_generators)
             engine = build_solver(use.solver, self.scheduler, steps)
             latents = self._inpaint(engine, noise, reference, denoise, findings, eta, callback_on_step_end)
-            images = decode_pixels(self.vae, latents)
+            images = decode_pixels(vae, latents)
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
@@ -283,6 +314,7 @@ class XRealPipeline(DiffusionPipeline):
                 "lesion_start": lesion_start,
                 "exact": exact,
                 "anatomy": asdict(blend),
+                **asdict(self.backend(quality)),
             },
         )
 
@@ -341,13 +373,14 @@ class XRealPipeline(DiffusionPipeline):
         plan = plan_edit(image, size, lesions, remove, organs, protect)
 
         # 2. The X-ray's latents; with moved organs, those of the X-ray plus what the mask changes in the prior.
+        vae = self.network("vae")
         square = torch.from_numpy(plan.square).to(device)[None, None]  # (1, 1, S, S)
-        original = encode_image(self.vae, square)  # (1, c, h, w)
+        original = encode_image(vae, square)  # (1, c, h, w)
         moved, organ_steps = None, original.new_zeros(1, 1, *self._latent_size)
         if organs is not None:
             pair = torch.from_numpy(np.stack(organs))  # (2, S, S)
-            priors = draw_prior(self.anatomy_controller, pair).mean(1, keepdim=True)  # (2, 1, S, S)
-            moved = encode_image(self.vae, (square + priors[1:] - priors[:1]).clamp(0, 1))
+            priors = draw_prior(self.network("anatomy_controller"), pair).mean(1, keepdim=True)  # (2, 1, S, S)
+            moved = encode_image(vae, (square + priors[1:] - priors[:1]).clamp(0, 1))
             organ_steps = anatomy_keep_steps(pair[1:], self._latent_size, default_blend("regional"), steps)
         keep = edit_keep(plan, original, moved, strength, organ_steps, steps)
 
@@ -363,8 +396,8 @@ class XRealPipeline(DiffusionPipeline):
         _, latents = self._draw(engine, noise, keep, denoise, findings, start, 0.0, callback_on_step_end)
 
         # 4. The change as the model sees it, added to the X-ray's own pixels.
-        before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
-        changes = decode_pixels(self.vae, latents).mean(1).cpu().numpy() - before  # (B, S, S)
+        before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
+        changes = decode_pixels(vae, latents).mean(1).cpu().numpy() - before  # (B, S, S)
         return XRealEditOutput(
             images=np.stack([bring_back(image, change, plan.weight) for change in changes]),
             weight=plan.weight,
@@ -378,6 +411,7 @@ class XRealPipeline(DiffusionPipeline):
                 "prompt": prompt,
                 "lesions": [{"finding": one.finding.value, "strength": one.strength} for one in plan.lesions],
                 "masks": _hash(*(one.mask for one in lesions), remove, organ_mask, protect),
+                **asdict(self.backend()),
             },
         )
 
@@ -385,7 +419,7 @@ class XRealPipeline(DiffusionPipeline):
         for name in ("anatomy_controller", "segmenter"):
             if getattr(self, name) is None:
                 raise ModelError(f"this model has no {name}; moving organs needs one: `xreal train --help`")
-        found: np.ndarray = segment(self.segmenter, torch.from_numpy(fit_square(image, size))[None, None])[0]
+        found: np.ndarray = segment(self.network("segmenter"), torch.from_numpy(fit_square(image, size))[None, None])[0]
         if not found.any():
             raise MaskError("no organs are found in the X-ray; expected a frontal chest X-ray, to move its organs")
         return found
@@ -462,10 +496,12 @@ class XRealPipeline(DiffusionPipeline):
         changed = None if callback is None else callback(self, index, timestep, {"latents": latents})
         return (changed or {}).get("latents", latents)
 
-    def _denoiser(self, prompt: str, organs: Tensor | None = None) -> Denoiser:
+    def _denoiser(self, prompt: str, organs: Tensor | None = None, quality: Quality = "default") -> Denoiser:
         """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
         embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], self.unet.device)  # (1, L, d)
-        network = self.unet if self.controlnet is None else ControlledUNet(self.unet, self.controlnet)
+        network: Any = self.network("unet", quality)
+        if self.controlnet is not None:
+            network = ControlledUNet(self.unet, self.controlnet)
         if organs is None or not sees_organs(network):
             return Denoiser(network, embeds)
         return Denoiser(network, embeds, organs.to(self.unet.device))

@@ -53,7 +53,7 @@ def conformance(pipeline: XRealPipeline, images: np.ndarray, organ_masks: np.nda
         images: (B, H, W) float32 in [0, 1].
         organ_masks: requested, (B, H, W) uint8.
     """
-    found = segment(pipeline.segmenter, torch.from_numpy(images)[:, None])
+    found = segment(pipeline.network("segmenter"), torch.from_numpy(images)[:, None])
     return [
         {organ: round(value, 4) for organ, value in dice_per_organ(wanted, seen).items()}
         for wanted, seen in zip(organ_masks, found, strict=True)
