@@ -42,7 +42,7 @@ from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, sees_organs
-from xreal.models.text_encoder import encode_prompts
+from xreal.models.prompts import encode_prompts
 from xreal.vocabulary import Finding
 
 __all__ = ["StepCallback", "XRealEditOutput", "XRealPipeline", "XRealPipelineOutput"]
@@ -162,8 +162,7 @@ class XRealPipeline(DiffusionPipeline):
 
     def backend(self, quality: Quality = "default") -> Backend:
         """Return what computes at that quality."""
-        auto = self._networks.name == "auto"
-        return choose_backend("torch" if auto and quality == "reference" else self._networks.name, self.unet.device)
+        return choose_backend(self._networks.name, self.unet.device, quality)
 
     def network(self, name: str, quality: Quality = "default") -> Any:
         """Return a component, or what stands in for it under the backend; None where the model has none."""

@@ -52,15 +52,17 @@ class Backend:
 _EAGER = Backend("torch", "float32")
 
 
-def choose_backend(name: str, device: torch.device) -> Backend:
+def choose_backend(name: str, device: torch.device, quality: str = "default") -> Backend:
     """Return the backend of that name; for "auto" the fastest that is installed and that the processor supports.
 
-    bfloat16 is taken only where the processor has instructions for it. On a GPU "auto" is eager float32. The
-    environment variable ``XREAL_BACKEND`` says what "auto" means, for a whole session.
+    bfloat16 is taken only where the processor has instructions for it. At the quality "reference", and on a GPU, "auto"
+    is eager float32. The environment variable ``XREAL_BACKEND`` says what "auto" means elsewhere, for a whole session.
 
     Raises:
         InputError: an unknown name. ModelError: what it needs is not installed, or not for that device.
     """
+    if name == "auto" and quality == "reference":
+        return _EAGER
     if name == "auto":
         name = os.environ.get("XREAL_BACKEND") or "auto"
     if name not in BACKENDS:
@@ -123,10 +125,14 @@ class Networks:
                 from xreal.models.converted import convert
 
                 # What judges images must not vary with the machine: the segmenter stays in float32.
-                return convert(f"{kind} {piece}", module, example, "float32" if kind == "segmenter" else backend.precision)
+                return convert(
+                    f"{kind} {piece}", module, example, "float32" if kind == "segmenter" else backend.precision
+                )
             except Exception as error:  # tracers and converters have errors of their own
                 if self.name != "auto":
-                    raise ModelError(f"backend {backend.backend} cannot take this {kind} ({error}); take torch") from error
+                    raise ModelError(
+                        f"backend {backend.backend} cannot take this {kind} ({error}); take torch"
+                    ) from error
                 logging.getLogger(__name__).warning("%s stays in eager float32: %s", kind, error)
                 return module
 
