@@ -38,8 +38,8 @@ from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.masks.segmenter import segment
 from xreal.models.adopt import adopt
-from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
+from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, sees_organs
 from xreal.models.prompts import encode_prompts

@@ -32,7 +32,7 @@ from xreal.bulk.writing import FOLDERS, write_result
 from xreal.errors import DataError, InputError, ModelError, OutputError
 from xreal.files import write_bytes, written_behind
 from xreal.images import check_output_folder, write_json
-from xreal.models.backends import Backend, choose_backend
+from xreal.models.backends import EAGER, Backend, choose_backend
 from xreal.models.folder import read_index, resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 
@@ -62,7 +62,7 @@ class Job:
     masks: tuple[Path, ...] = ()
     copies: CopyCheck | None = None
     backend: str = "torch"
-    computed: Backend = Backend("torch", "float32")
+    computed: Backend = EAGER
 
     @property
     def parts(self) -> int:

@@ -24,7 +24,7 @@ from xreal.errors import InputError, ModelError
 from xreal.models.organs import sees_organs
 from xreal.models.precision import fast_dtype
 
-__all__ = ["BACKENDS", "Backend", "Networks", "choose_backend"]
+__all__ = ["BACKENDS", "EAGER", "Backend", "Networks", "choose_backend"]
 
 BACKENDS = ("auto", "torch", "torch-bf16", "openvino")
 
@@ -49,7 +49,7 @@ class Backend:
         return self.backend == "torch"
 
 
-_EAGER = Backend("torch", "float32")
+EAGER = Backend("torch", "float32")
 
 
 def choose_backend(name: str, device: torch.device, quality: str = "default") -> Backend:
@@ -62,7 +62,7 @@ def choose_backend(name: str, device: torch.device, quality: str = "default") ->
         InputError: an unknown name. ModelError: what it needs is not installed, or not for that device.
     """
     if name == "auto" and quality == "reference":
-        return _EAGER
+        return EAGER
     if name == "auto":
         name = os.environ.get("XREAL_BACKEND") or "auto"
     if name not in BACKENDS:
@@ -72,7 +72,7 @@ def choose_backend(name: str, device: torch.device, quality: str = "default") ->
     if name == "auto":
         name = "openvino" if has_openvino else "torch-bf16" if has_bfloat16 and device.type == "cpu" else "torch"
     if name == "torch":
-        return _EAGER
+        return EAGER
     if name == "torch-bf16":
         if not has_bfloat16:
             raise ModelError(f"backend torch-bf16: this {device.type} has no bfloat16 instructions; take auto or torch")

@@ -58,16 +58,24 @@ def import_narrowly(model: str) -> bool:
     with _hidden():
         for name in _NEEDED:
             importlib.import_module(name)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("diffusers.") and "is_compiled_module" in vars(module):
+            vars(module)["is_compiled_module"] = _is_compiled  # diffusers' own imports the compiler to ask
     _narrow = True
     return True
 
 
 def light_class(class_name: str) -> Callable[[Path], Any] | None:
-    """Return what reads the folder of such a component without transformers, in a process that has imported narrowly."""
+    """Return what reads such a component's folder without transformers, in a process that has imported narrowly."""
     if not _narrow or class_name not in _LIGHT:
         return None
     found: Callable[[Path], Any] = getattr(importlib.import_module("xreal.models.prompts"), _LIGHT[class_name])
     return found
+
+
+def _is_compiled(module: Any) -> bool:
+    """Return what diffusers asks of each component: nothing is compiled in this process."""
+    return False
 
 
 def _is_own(model: str) -> bool:
