@@ -55,6 +55,8 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
+    if place.is_dir():
+        settings["CACHE_DIR"] = str(place)  # OpenVINO's own: what it has compiled for this processor
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     lock = threading.Lock()  # a request holds one set of buffers
 
@@ -76,7 +78,8 @@ def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
     digest.update(str(module).encode())  # layers and their settings
     for part in module.modules():
         if config := getattr(part, "config", None):  # heads, scales and whatever else no layer shows
-            digest.update(json.dumps(dict(config), sort_keys=True, default=str).encode())
+            settings = {key: value for key, value in dict(config).items() if key[0] != "_"}  # "_": of the opening
+            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for key, value in module.state_dict().items():
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
