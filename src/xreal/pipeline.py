@@ -42,6 +42,7 @@ from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, sees_organs
+from xreal.models.precision import device_of
 from xreal.models.prompts import encode_prompts
 from xreal.vocabulary import Finding
 
@@ -156,13 +157,13 @@ class XRealPipeline(DiffusionPipeline):
         Raises:
             InputError: an unknown name. ModelError: it needs what is not installed, or what the processor lacks.
         """
-        choose_backend(name, self.unet.device)
+        choose_backend(name, device_of(self.unet))
         self._networks = Networks(name)
         return self
 
     def backend(self, quality: Quality = "default") -> Backend:
         """Return what computes at that quality."""
-        return choose_backend(self._networks.name, self.unet.device, quality)
+        return choose_backend(self._networks.name, device_of(self.unet), quality)
 
     def network(self, name: str, quality: Quality = "default") -> Any:
         """Return a component, or what stands in for it under the backend; None where the model has none."""
@@ -252,7 +253,7 @@ class XRealPipeline(DiffusionPipeline):
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(use.solver, self.scheduler, steps)
-        device = self.unet.device
+        device = device_of(self.unet)
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
@@ -364,7 +365,7 @@ class XRealPipeline(DiffusionPipeline):
         check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
         seeds = [int(seed) for seed in seeds]
         engine = build_solver(solver, self.scheduler, steps)
-        image, size, device = np.asarray(image), self.image_size, self.unet.device
+        image, size, device = np.asarray(image), self.image_size, device_of(self.unet)
         organs = None
         if organ_mask is not None:
             after = fit_organs(organ_mask, image.shape, size)
@@ -497,13 +498,13 @@ class XRealPipeline(DiffusionPipeline):
 
     def _denoiser(self, prompt: str, organs: Tensor | None = None, quality: Quality = "default") -> Denoiser:
         """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], self.unet.device)  # (1, L, d)
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device_of(self.unet))  # (1, L, d)
         network: Any = self.network("unet", quality)
         if self.controlnet is not None:
             network = ControlledUNet(self.unet, self.controlnet)
         if organs is None or not sees_organs(network):
             return Denoiser(network, embeds)
-        return Denoiser(network, embeds, organs.to(self.unet.device))
+        return Denoiser(network, embeds, organs.to(device_of(self.unet)))
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
@@ -516,7 +517,7 @@ class XRealPipeline(DiffusionPipeline):
         wanted = [one for own in per_image for one in own]
         if not wanted:
             return None
-        device = self.unet.device
+        device = device_of(self.unet)
         prompts = sorted({finding.value for finding, _, _ in wanted})
         embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
         masks = torch.from_numpy(np.stack([mask for _, mask, _ in wanted])).to(device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from xreal.errors import InputError, ModelError
 from xreal.models.organs import sees_organs
-from xreal.models.precision import fast_dtype
+from xreal.models.precision import device_of, fast_dtype
 
 __all__ = ["BACKENDS", "EAGER", "Backend", "Networks", "choose_backend"]
 
@@ -107,12 +107,12 @@ class Networks:
         Raises:
             ModelError: the backend cannot be used, or cannot hold this network.
         """
-        if network is None or (backend := choose_backend(self.name, network.device)).eager:
+        if network is None or (backend := choose_backend(self.name, device := device_of(network))).eager:
             return network
-        original, made = self._made.get((kind, network.device), (None, None))
+        original, made = self._made.get((kind, device), (None, None))
         if original is not network:
             made = _stand_in(kind, network, self._compiler(backend, kind))
-            self._made[kind, network.device] = network, made
+            self._made[kind, device] = network, made
         return made
 
     def _compiler(self, backend: Backend, kind: str) -> Callable[[str, nn.Module, tuple[Tensor, ...]], Run]:
@@ -181,7 +181,7 @@ class _StandIn:
     dtype = torch.float32
 
     def __init__(self, network: Any) -> None:
-        self.config, self.device = network.config, network.device
+        self.config, self.device = network.config, device_of(network)
 
 
 class _UNet(_StandIn):
