@@ -102,6 +102,6 @@ def anatomy_keep_steps(organ_mask: Tensor, latent_size: tuple[int, int], blend: 
 
 
 def _max_filter(values: Tensor, size: int) -> Tensor:
-    """Return the largest value around each pixel, size × size: along rows, then columns, which is the same and quick."""
+    """Return the largest value around each pixel, size × size: along rows, then columns, which is the same, faster."""
     along_rows = F.max_pool2d(values, (1, size), stride=1, padding=(0, size // 2))
     return F.max_pool2d(along_rows, (size, 1), stride=1, padding=(size // 2, 0))

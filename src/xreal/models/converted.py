@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ from xreal.files import cache_folder
 
 __all__ = ["convert"]
 
-_KEPT = 48  # converted networks; a model has six, the longest unused go first
+_KEPT_BYTES = 8 << 30  # of all converted networks; the longest unused go first. A bundled model takes 0.15 GB
+_SMALL = 256 << 20  # bytes of weights, up to which compiling again would be felt and keeping what is compiled is cheap
 _NETWORK, _WEIGHTS, _RECORD = "network.xml", "network.bin", "files.json"
 
 
@@ -55,7 +57,7 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    if place.is_dir():
+    if place.is_dir() and (place / _WEIGHTS).stat().st_size < _SMALL:
         settings["CACHE_DIR"] = str(place)  # OpenVINO's own: what it has compiled for this processor
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     lock = threading.Lock()  # a request holds one set of buffers
@@ -137,12 +139,20 @@ def _keep(model: Any, place: Path) -> None:
             os.rename(temporary, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        by_use = sorted((one for one in place.parent.iterdir() if one.name[0] != "."), key=lambda p: p.stat().st_mtime)
-        for old in by_use[:-_KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        _forget(place)
     except (OSError, RuntimeError) as error:
         if not place.is_dir():  # else another process was first
             logging.getLogger(__name__).warning("the converted network is not kept: %s", error)
+
+
+def _forget(newest: Path) -> None:
+    """Remove the longest unused networks beyond ``_KEPT_BYTES``, and what killed processes have left half written."""
+    total = 0
+    for one in sorted(newest.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
+        total += sum(file.stat().st_size for file in one.iterdir())
+        half = one.name.startswith(".") and time.time() - one.stat().st_mtime > 3600
+        if half or (total > _KEPT_BYTES and one != newest and not one.name.startswith(".")):
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def _record(place: Path) -> dict[str, str]:
