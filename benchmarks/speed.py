@@ -1,6 +1,7 @@
 """How fast, at the bundled size and at the paper's: a table and one JSON line.
 
-    python benchmarks/speed.py [--parts latency,batches,cold,paper] [--model cxr-256] [--threads 2] [--repeats 3]
+    python benchmarks/speed.py [--parts latency,batches,cold,paper] [--backends torch,torch-bf16,openvino]
+        [--model cxr-256] [--threads 2] [--repeats 3]
 
 ``reference`` runs as the authors' code does: eager float32, the U-Net once per prompt, one image at a time. All others
 are what a user gets. "s" is the clock on the wall, "cpu" the processor's seconds of all threads, which a busy machine
@@ -62,8 +63,12 @@ def timed(call: Callable[[], object], repeats: int) -> Row:
     return {"s": statistics.median(walls), "cpu": statistics.median(processors)}
 
 
+WANTED = ["torch", "torch-bf16", "openvino"]
+
+
 def backends() -> Iterator[str]:
-    for name in ("torch", "torch-bf16", "openvino"):
+    """Those wanted that this machine has."""
+    for name in WANTED:
         try:
             choose_backend(name, torch.device("cpu"))
         except ModelError:
@@ -182,14 +187,15 @@ def paper(model: str, repeats: int) -> Iterator[Row]:
             calls = _paper_calls(networks.get("unet", unet), networks.get("vae", vae), length, width)
             if backend == "torch":
                 calls.pop("U-Net, batch 3")
-            seconds[backend] = {name: timed(call, 1) for name, call in calls.items()}
-            for name, row in seconds[backend].items():
-                yield {"what": f"paper: {name}, {backend}", **row}
+            seconds[backend] = {}
+            for name, call in calls.items():
+                seconds[backend][name] = timed(call, 1)
+                yield {"what": f"paper: {name}, {backend}", **seconds[backend][name]}
         del unet, vae
         text_encoder = build_text_encoder(preset.text_encoder).eval()
         text = timed(lambda: text_encoder(torch.zeros(1, length, dtype=torch.long)), 1)
         yield {"what": "paper: text encoder, torch", **text}
-    for of in ("s", "cpu"):
+    for of in ("s", "cpu") if len(seconds) == 2 else ():
         eager, fast = ({name: row[of] for name, row in seconds[b].items()} for b in ("torch", list(seconds)[-1]))
         reference = 300 * eager["U-Net, batch 1"] + 3 * (eager["encoder"] + eager["decoder"]) + 2 * text[of]
         for quality, alone, together in (("default", 3, 12), ("draft", 2, 6)):
@@ -229,10 +235,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cxr-256")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--backends", default=",".join(WANTED))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    WANTED[:] = options.backends.split(",")
     rows = []
     for part in options.parts.split(","):
         for row in PARTS[part](options.model, options.repeats):

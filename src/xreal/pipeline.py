@@ -144,6 +144,7 @@ class XRealPipeline(DiffusionPipeline):
             ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
                 more than a prompt; or the backend cannot be used.
         """
+        choose_backend(backend, torch.device("cpu"))  # before anything is opened
         components = load_components(resolve_folder(name_or_path), cls._optional_components)
         return cls(**components | adopt(components)).use_backend(backend)
 

@@ -115,6 +115,8 @@ def test_networks_agree_with_eager_whatever_the_batch(fast: str, pipeline: XReal
         found = computed(*given)
         assert found.dtype == torch.float32
         assert relative(found, eager(*given)) < tolerance, name
+        if name == "segmenter":
+            assert relative(found, eager(*given)) < TOLERANCE["float32"]
         one_by_one = torch.cat([computed(*(one[i : i + 1] for one in given)) for i in range(3)])
         assert relative(one_by_one, found) < tolerance / 10, name
 

@@ -109,6 +109,8 @@ class Networks:
         """
         if network is None or (backend := choose_backend(self.name, device := device_of(network))).eager:
             return network
+        if kind == "segmenter":  # it judges: in float32 everywhere
+            backend = Backend(backend.backend, "float32")
         original, made = self._made.get((kind, device), (None, None))
         if original is not network:
             made = _stand_in(kind, network, self._compiler(backend, kind))
@@ -121,13 +123,10 @@ class Networks:
         def compiled(piece: str, module: nn.Module, example: tuple[Tensor, ...]) -> Run:
             try:
                 if backend.backend == "torch-bf16":
-                    return _bfloat16(module)
+                    return _bfloat16(module) if backend.precision == "bfloat16" else module
                 from xreal.models.converted import convert
 
-                # What judges images must not vary with the machine: the segmenter stays in float32.
-                return convert(
-                    f"{kind} {piece}", module, example, "float32" if kind == "segmenter" else backend.precision
-                )
+                return convert(f"{kind} {piece}", module, example, backend.precision)
             except Exception as error:  # tracers and converters have errors of their own
                 if self.name != "auto":
                     raise ModelError(
