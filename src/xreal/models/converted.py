@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import xreal
 from xreal.files import cache_folder
 
 __all__ = ["convert"]
 
 _KEPT_BYTES = 8 << 30  # of all converted networks; the longest unused go first. A bundled model takes 0.15 GB
 _SMALL = 256 << 20  # bytes of weights, up to which compiling again would be felt and keeping what is compiled is cheap
+_SINCE = "0.1.0"  # version of xreal that last changed what is converted: the code here, or a network's
 _NETWORK, _WEIGHTS, _RECORD = "network.xml", "network.bin", "files.json"
 
 
@@ -74,7 +74,7 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
 def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
     import openvino
 
-    versions = [xreal.__version__, torch.__version__, diffusers.__version__, openvino.__version__]
+    versions = [_SINCE, torch.__version__, diffusers.__version__, openvino.__version__]
     shapes = [list(one.shape[1:]) for one in example]
     digest = hashlib.sha256(json.dumps([versions, shapes]).encode())
     digest.update(str(module).encode())  # layers and their settings
