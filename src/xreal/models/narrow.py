@@ -34,8 +34,7 @@ _LIGHT = {
     "PreTrainedTokenizerFast": "LightTokenizer",
     "TokenizersBackend": "LightTokenizer",
 }
-_OWN = {"AnatomyVariation", "AutoencoderKL", "ControlNetModel", "DDIMScheduler", "PatchAutoencoderKL"}
-_OWN |= {"PatchUNet2DConditionModel", "Segmenter", "UNet2DConditionModel", *_LIGHT}
+_PLAIN = {"AutoencoderKL", "ControlNetModel", "DDIMScheduler", "UNet2DConditionModel", *_LIGHT}  # and all of xreal's
 
 _narrow = False
 
@@ -86,9 +85,10 @@ def _is_own(model: str) -> bool:
         settings = json.loads((folder / "text_encoder" / "config.json").read_text())
     except (OSError, ValueError):
         return False  # opening the folder says what is wrong
-    classes = {value[1] for value in index.values() if isinstance(value, list) and value[1] is not None}
+    parts = [value for value in index.values() if isinstance(value, list) and value[1] is not None]
+    own = all(package == "xreal" or class_name in _PLAIN for package, class_name in parts)
     plain = settings.get("activation_function") == "gelu" and not settings.get("use_attention_mask")
-    return classes <= _OWN and plain and (folder / "tokenizer" / "tokenizer.json").is_file()
+    return own and plain and (folder / "tokenizer" / "tokenizer.json").is_file()
 
 
 @contextmanager
