@@ -1,7 +1,9 @@
 """Real components of the smallest preset, an untrained model made of them, and a data set of phantoms."""
 
 import csv
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from xreal.models.folder import write_index
 from xreal.models.text_encoder import build_text_encoder, build_tokenizer
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding, Organ
+
+# "auto" is eager float32, so that tests do not depend on what is installed; tests/models/test_backends.py asks by name.
+os.environ["XREAL_BACKEND"] = "torch"
+os.environ.setdefault("XREAL_CACHE", tempfile.mkdtemp(prefix="xreal-cache-"))
 
 SIZE = PRESETS["tiny"].image_size
 FINDINGS = ((), (Finding.PNEUMONIA,), (Finding.PLEURAL_EFFUSION, Finding.CARDIOMEGALY))

@@ -35,9 +35,11 @@ from xreal.masks.lesions import Lesion, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
+from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, sees_organs
-from xreal.models.text_encoder import encode_prompts
+from xreal.models.precision import device_of
+from xreal.models.prompts import encode_prompts
 from xreal.pipeline_edit import EditMixin, XRealEditOutput
 from xreal.vocabulary import Finding
 
@@ -105,17 +107,46 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             controlnet=controlnet,
             texture=texture,
         )
+        self.use_backend("torch")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> XRealPipeline:
+    def from_pretrained(cls, name_or_path: str | Path, backend: str = "auto") -> XRealPipeline:
         """Open a bundled model by name, a model folder, or the folder of a Stable Diffusion 1.x, 2.x or LDM pipeline.
+
+        Args:
+            name_or_path: name or folder.
+            backend: see ``use_backend``.
 
         Raises:
             ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
-                more than a prompt.
+                more than a prompt; or the backend cannot be used.
         """
+        choose_backend(backend, torch.device("cpu"))  # before anything is opened
         components = load_components(resolve_folder(name_or_path), cls._optional_components)
-        return cls(**components | adopt(components))
+        return cls(**components | adopt(components)).use_backend(backend)
+
+    def use_backend(self, name: str = "auto") -> XRealPipeline:
+        """Say what computes the networks, and return the pipeline; a new one is "torch", an opened one "auto".
+
+        Args:
+            name: "torch" (eager float32), "torch-bf16", "openvino", or "auto": the fastest that is installed and that
+                the processor supports, for all but the quality "reference", which stays eager.
+
+        Raises:
+            InputError: an unknown name. ModelError: it needs what is not installed, or what the processor lacks.
+        """
+        choose_backend(name, device_of(self.unet))
+        self._networks = Networks(name)
+        return self
+
+    def backend(self, quality: Quality = "default") -> Backend:
+        """Return what computes at that quality."""
+        return choose_backend(self._networks.name, device_of(self.unet), quality)
+
+    def network(self, name: str, quality: Quality = "default") -> Any:
+        """Return a component, or what stands in for it under the backend; None where the model has none."""
+        original = getattr(self, name)
+        return original if self.backend(quality).eager else self._networks.get(name, original)
 
     @classmethod
     def from_pipe(cls, pipe: Any, anatomy_controller: Any = None, segmenter: Any = None) -> XRealPipeline:
@@ -203,10 +234,11 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(use.solver, self.scheduler, steps)
-        device = self.unet.device
+        device = device_of(self.unet)
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
-        denoise = self._denoiser(prompt, organs)
+        vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
+        denoise = self._denoiser(prompt, organs, quality)
         findings = self._encode_lesions(per_image, guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
@@ -214,9 +246,9 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
-        if organs is not None and self.anatomy_controller is not None:
-            priors = draw_prior(self.anatomy_controller, organs)  # (B, 1 or 3, H, W)
-            reference = encode_image(self.vae, priors, noise.reference_generators)  # (B, c, h, w)
+        if organs is not None and controller is not None:
+            priors = draw_prior(controller, organs)  # (B, 1 or 3, H, W)
+            reference = encode_image(vae, priors, noise.reference_generators)  # (B, c, h, w)
             if blend.variety > 0:
                 reference = reference + blend.variety * self.anatomy_variation(noise.reference_generators)
             keep_mask = anatomy_keep_mask(organs, self._latent_size, blend, steps).to(device)  # (B, 1, h, w)
@@ -227,17 +259,17 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         together = None if two_pass else findings
         start = round(lesion_start * steps)
         healthy_latents, latents = self._draw(engine, noise, keep, denoise, together, start, eta, callback_on_step_end)
-        healthy = decode_pixels(self.vae, healthy_latents)  # (B, 1 or 3, H, W)
+        healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
         elif not two_pass:
-            images = decode_pixels(self.vae, latents)
+            images = decode_pixels(vae, latents)
         else:
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
-            reference = encode_image(self.vae, healthy, noise.reference_generators)
+            reference = encode_image(vae, healthy, noise.reference_generators)
             engine = build_solver(use.solver, self.scheduler, steps)
             latents = self._inpaint(engine, noise, reference, denoise, findings, eta, callback_on_step_end)
-            images = decode_pixels(self.vae, latents)
+            images = decode_pixels(vae, latents)
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
@@ -271,6 +303,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 "exact": exact,
                 "texture": texture,
                 "anatomy": asdict(blend),
+                **asdict(self.backend(quality)),
             },
         )
 
@@ -346,13 +379,15 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         changed = None if callback is None else callback(self, index, timestep, {"latents": latents})
         return (changed or {}).get("latents", latents)
 
-    def _denoiser(self, prompt: str, organs: Tensor | None = None) -> Denoiser:
+    def _denoiser(self, prompt: str, organs: Tensor | None = None, quality: Quality = "default") -> Denoiser:
         """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], self.unet.device)  # (1, L, d)
-        network = self.unet if self.controlnet is None else ControlledUNet(self.unet, self.controlnet)
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device_of(self.unet))  # (1, L, d)
+        network: Any = self.network("unet", quality)
+        if self.controlnet is not None:
+            network = ControlledUNet(self.unet, self.controlnet)
         if organs is None or not sees_organs(network):
             return Denoiser(network, embeds)
-        return Denoiser(network, embeds, organs.to(self.unet.device))
+        return Denoiser(network, embeds, organs.to(device_of(self.unet)))
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
@@ -365,7 +400,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         wanted = [one for own in per_image for one in own]
         if not wanted:
             return None
-        device = self.unet.device
+        device = device_of(self.unet)
         prompts = sorted({finding.value for finding, _, _ in wanted})
         embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
         masks = torch.from_numpy(np.stack([mask for _, mask, _ in wanted])).to(device)

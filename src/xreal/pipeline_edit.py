@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from xreal.inputs import StepCallback, check_settings
 from xreal.masks.lesions import Lesion
 from xreal.masks.segmenter import segment
 from xreal.models.autoencoder import decode_pixels, encode_image
+from xreal.models.precision import device_of
 from xreal.vocabulary import Finding
 
 __all__ = ["EditMixin", "XRealEditOutput"]
@@ -49,10 +50,11 @@ class XRealEditOutput(BaseOutput):
 class EditMixin:
     """The part of ``XRealPipeline`` that edits; it needs the pipeline's networks and its loop."""
 
-    vae: Any
     unet: Any
     scheduler: Any
     segmenter: Any
+    network: Any
+    backend: Any
     image_size: Any
     _latent_size: Any
     _draw: Any
@@ -135,6 +137,7 @@ class EditMixin:
                 "prompt": prompt,
                 "lesions": [{"finding": one.finding.value, "strength": one.strength} for one in plan.lesions],
                 "masks": _hash(*(one.mask for one in lesions), remove, organ_mask, protect),
+                **asdict(self.backend()),
             },
         )
 
@@ -149,25 +152,26 @@ class EditMixin:
         callback: StepCallback | None,
     ) -> np.ndarray:
         """Draw the findings' changes as the model sees them, (B, S, S)."""
-        square = torch.from_numpy(plan.square).to(self.unet.device)[None, None]  # (1, 1, S, S)
-        original = encode_image(self.vae, square)  # (1, c, h, w)
+        vae, device = self.network("vae"), device_of(self.unet)
+        square = torch.from_numpy(plan.square).to(device)[None, None]  # (1, 1, S, S)
+        original = encode_image(vae, square)  # (1, c, h, w)
         steps = len(engine.timesteps)
         keep = edit_keep(plan, original, strength, steps)
         channels = int(self.unet.config.in_channels)
-        noise = StepNoise(seeds, (channels, *self._latent_size), self.unet.device, fixed=True)
+        noise = StepNoise(seeds, (channels, *self._latent_size), device, fixed=True)
         wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
         if plan.remove.any():
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
         findings = self._encode_findings([wanted] * len(seeds), binary=False)
         start = steps - round(strength * steps)
         _, latents = self._draw(engine, noise, keep, self._denoiser(prompt), findings, start, 0.0, callback)
-        before = decode_pixels(self.vae, original).mean(1).cpu().numpy()  # (1, S, S)
-        return smooth_removal(decode_pixels(self.vae, latents).mean(1).cpu().numpy() - before, plan.remove)
+        before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
+        return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)
 
     def _find_organs(self, image: np.ndarray, size: int) -> np.ndarray:
         if self.segmenter is None:
             raise ModelError("this model has no segmenter; moving organs needs one: `xreal train --help`")
-        found: np.ndarray = segment(self.segmenter, torch.from_numpy(fit_square(image, size))[None, None])[0]
+        found: np.ndarray = segment(self.network("segmenter"), torch.from_numpy(fit_square(image, size))[None, None])[0]
         if not found.any():
             raise MaskError("no organs are found in the X-ray; expected a frontal chest X-ray, to move its organs")
         return found

@@ -21,7 +21,7 @@ from xreal.masks.segmenter import segment
 from xreal.pipeline import XRealPipeline
 from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
 
-__all__ = ["Drawn", "conformance", "draw", "write_contact_sheet", "write_drawn", "write_drawn_dicom"]
+__all__ = ["Drawn", "auto_batch_size", "conformance", "draw", "write_contact_sheet", "write_drawn", "write_drawn_dicom"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,35 @@ class Drawn:
     record: dict[str, Any]
 
 
+def auto_batch_size(pipeline: XRealPipeline) -> int:
+    """Return how many images to draw side by side: as many as make the machine faster, within its memory.
+
+    On a processor 2 per thread, at least 4: more are no faster (docs/speed.md). On a GPU 16. The widest layer of the
+    decoder decides how much memory an image takes; all of them together take at most half of what is free.
+    """
+    wanted = max(4, 2 * torch.get_num_threads()) if pipeline.unet.device.type == "cpu" else 16
+    settings = pipeline.vae.config
+    side = pipeline.image_size // settings.get("patch_size", 1)
+    per_image = _LIVE * 4 * settings.block_out_channels[0] * side**2  # float32
+    free = _free_memory(pipeline.unet.device)
+    return wanted if free is None else max(1, min(wanted, int(free / 2 / per_image)))
+
+
+_LIVE = 8  # tensors of the decoder's widest layer at one time
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * kilobytes[0] if kilobytes else None
+
+
 def conformance(pipeline: XRealPipeline, images: np.ndarray, organ_masks: np.ndarray) -> list[dict[str, float]]:
     """Measure per image the Dice of each requested organ with the same organ found in the image.
 
@@ -53,7 +82,7 @@ def conformance(pipeline: XRealPipeline, images: np.ndarray, organ_masks: np.nda
         images: (B, H, W) float32 in [0, 1].
         organ_masks: requested, (B, H, W) uint8.
     """
-    found = segment(pipeline.segmenter, torch.from_numpy(images)[:, None])
+    found = segment(pipeline.network("segmenter"), torch.from_numpy(images)[:, None])
     return [
         {organ: round(value, 4) for organ, value in dice_per_organ(wanted, seen).items()}
         for wanted, seen in zip(organ_masks, found, strict=True)

@@ -81,6 +81,8 @@ def test_qualities_and_modes_set_what_is_not_given(
             "contour_until": 0.9 if mode == "regional" else 0.0,
             "variety": 0.0,  # the tiny model has not learnt how X-rays of one mask differ
         },
+        "backend": "torch",
+        "precision": "float32",
     }
     assert output.healthy is None
     assert output.priors is None
@@ -93,6 +95,7 @@ def test_recorded_settings_draw_the_same_again(
     given = {"solver": "ddim", "steps": 3, "guidance": 2.0, "eta": 0.5, "prompt": "PA view", "exact": True}
     first = tiny_pipeline(organ_mask, [lesion_in()], [9], anatomy=AnatomyBlend(0.9, 0.1, 0.4, 0.7), **given)
     recorded = first.settings | {"anatomy": AnatomyBlend(**first.settings["anatomy"])}
+    assert (recorded.pop("backend"), recorded.pop("precision")) == ("torch", "float32")  # of the pipeline, not a call
     again = tiny_pipeline(first.organ_masks, [lesion_in()], first.seeds, **recorded)
     np.testing.assert_array_equal(first.images, again.images)
 

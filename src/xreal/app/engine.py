@@ -98,5 +98,5 @@ class Engine:
             raise ModelError(f"{self.title} holds no segmenter/; give an organ mask instead of an X-ray")
         image = fit_square(picture, pipeline.image_size)
         with self.drawing:
-            found = segment(pipeline.segmenter, torch.from_numpy(image)[None, None])[0]
+            found = segment(pipeline.network("segmenter"), torch.from_numpy(image)[None, None])[0]
         return fit_square_mask(found, len(picture))

@@ -24,14 +24,15 @@ import torch
 
 import xreal
 from xreal.bulk.copies import CopyCheck, cache_folder, prepare_copy_check
-from xreal.bulk.drawing import draw_items
+from xreal.bulk.drawing import Result, draw_items
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
 from xreal.bulk.tables import write_tables
 from xreal.bulk.writing import FOLDERS, write_result
 from xreal.errors import DataError, InputError, ModelError, OutputError
-from xreal.files import write_bytes
+from xreal.files import write_bytes, written_behind
 from xreal.images import check_output_folder, write_json
+from xreal.models.backends import EAGER, Backend, choose_backend
 from xreal.models.folder import read_index, resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 
@@ -50,6 +51,8 @@ class Job:
         weights: hash of the model's weights.
         masks: organ masks to choose from; none: the shape model.
         copies: how near-copies are told, or None.
+        backend: as it was asked for, see ``XRealPipeline.use_backend``.
+        computed: what that is on this machine.
     """
 
     plan: Plan
@@ -58,6 +61,8 @@ class Job:
     weights: str
     masks: tuple[Path, ...] = ()
     copies: CopyCheck | None = None
+    backend: str = "torch"
+    computed: Backend = EAGER
 
     @property
     def parts(self) -> int:
@@ -75,6 +80,7 @@ def synthesize(
     out: Path,
     workers: int | None = None,
     progress: Progress = lambda parts, _: parts,
+    backend: str = "auto",
     ray: str | None = None,
 ) -> dict[str, Any]:
     """Draw a data set, or what is missing of it, and write its tables.
@@ -85,6 +91,7 @@ def synthesize(
         out: its folder; a new one, or one that was begun with the same plan and model.
         workers: processes that draw, about 1 GB of memory each; default 1, or every core of a Ray cluster.
         progress: wraps the numbers of finished parts, given how many there will be.
+        backend: what computes, see ``XRealPipeline.use_backend``; a data set is drawn by one.
         ray: where given, a Ray cluster draws: "local", "auto" or "HOST:PORT", see cluster.py.
 
     Returns:
@@ -109,9 +116,11 @@ def synthesize(
         raise ModelError(f"{model} has no segmenter to check images with; set checks: min_dice to 0, or train one")
     masks, boxes = list_masks(plan.anatomies), read_boxes(plan.lesions.boxes)
     check_places(plan, boxes)
-    job = Job(plan, model, out, weights_hash(folder), tuple(masks))
+    computed = choose_backend(backend, torch.device("cpu"), plan.draw.quality)
+    job = Job(plan, model, out, weights_hash(folder), tuple(masks), backend=backend, computed=computed)
     digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in masks)).hexdigest()[:16]
     identity = {"plan": asdict(plan), "weights": job.weights, "xreal": xreal.__version__, "masks": digest}
+    identity["computed"] = asdict(computed)
     _begin(out, json.loads(json.dumps(identity)), boxes)
     missing = [part for part in range(job.parts) if not job.record(part).exists()]
     if missing:
@@ -158,7 +167,8 @@ def _parts(job: Job, missing: list[int], workers: int | None, ray: str | None) -
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield (draw_part(job, part) for part in missing)
+            with written_behind() as behind:
+                yield (_draw_and_write_behind(job, part, behind) for part in missing)
         finally:
             torch.set_num_threads(threads)
             _open.cache_clear()
@@ -178,8 +188,8 @@ def _parts(job: Job, missing: list[int], workers: int | None, ray: str | None) -
 
 
 @lru_cache(maxsize=1)
-def _open(model: str) -> XRealPipeline:
-    pipeline = XRealPipeline.from_pretrained(model)
+def _open(model: str, backend: str) -> XRealPipeline:
+    pipeline = XRealPipeline.from_pretrained(model, backend)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -209,12 +219,24 @@ def check_machine(job: Job) -> None:
 
 def draw_part(job: Job, part: int) -> int:
     """Draw one part, write its files, its record last, and return its number. It depends on the job alone."""
-    pipeline, plan = _open(job.model), job.plan
+    _write(job, part, _draw(job, part))
+    return part
+
+
+def _draw_and_write_behind(job: Job, part: int, behind: Callable[..., None]) -> int:
+    behind(_write, job, part, _draw(job, part))
+    return part
+
+
+def _draw(job: Job, part: int) -> list[Result]:
+    pipeline, plan = _open(job.model, job.backend), job.plan
     boxes = json.loads((job.out / "boxes.json").read_text())
     first = part * plan.batch_size
     indices = range(first, min(first + plan.batch_size, plan.n))
     items = [sample_item(plan, index, pipeline.image_size, job.masks, boxes) for index in indices]
-    results = draw_items(pipeline, plan, items, job.copies)
-    records = [write_result(job.out, plan, result, job.weights) for result in results]
+    return draw_items(pipeline, plan, items, job.copies)
+
+
+def _write(job: Job, part: int, results: list[Result]) -> None:
+    records = [write_result(job.out, job.plan, result, job.weights, job.computed) for result in results]
     write_bytes(job.record(part), json.dumps(records).encode())
-    return part

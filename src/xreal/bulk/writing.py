@@ -24,6 +24,7 @@ from xreal.bulk.plan import Plan
 from xreal.files import write_bytes
 from xreal.images import write_image
 from xreal.masks.organs import cardiothoracic_ratio, write_organ_mask
+from xreal.models.backends import Backend
 from xreal.vocabulary import Finding
 
 __all__ = ["CLASSES", "FOLDERS", "write_result"]
@@ -33,7 +34,7 @@ CLASSES = tuple(finding for finding in Finding if finding is not Finding.NO_FIND
 """Findings in the order of their YOLO class; COCO's category is one more."""
 
 
-def write_result(out: Path, plan: Plan, result: Result, weights: str) -> dict[str, Any]:
+def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: Backend) -> dict[str, Any]:
     """Write one image's files, none if it failed, and return its record."""
     item = result.item
     name = f"{item.index:06d}"
@@ -78,7 +79,8 @@ def write_result(out: Path, plan: Plan, result: Result, weights: str) -> dict[st
         "tries": result.attempt + 1,
         "dice": result.dice,
         "nearest_training_similarity": result.similarity,
-        "draw": asdict(plan.draw),
+        "draw": {**asdict(plan.draw), "backend": computed.backend},
+        "precision": computed.precision,
         "weights": weights,
         "xreal": xreal.__version__,
     }

@@ -7,6 +7,8 @@ import sys
 
 # Two threads that wait actively for each other are many times slower when a neighbour is busy; before torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before huggingface_hub loads, which reads it once: no bar for each file of weights.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import typer
 

@@ -37,11 +37,15 @@ def edit(
     guidance: Annotated[float, typer.Option(help="How strongly findings are drawn.")] = 7.0,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     batch_size: Annotated[int, typer.Option(help="Edits drawn side by side.")] = 4,
+    backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")] = False,
 ) -> None:
     """Change a real chest X-ray: add lesions, remove findings, move organs; every other pixel stays as it was."""
     import numpy as np
 
+    from xreal.models.narrow import import_narrowly
+
+    import_narrowly(model)
     from xreal.editing import open_source, write_edit_sheet, write_edits
     from xreal.errors import InputError
     from xreal.images import check_output_folder, fit_square, prepare_output_folder
@@ -66,7 +70,7 @@ def edit(
     organ_mask = None if organs is None else read_organ_mask(organs)
     check_output_folder(out, overwrite)
     hide_loading_bars()
-    pipeline = XRealPipeline.from_pretrained(model)
+    pipeline = XRealPipeline.from_pretrained(model, backend)
     provenance = {
         "model": model,
         "weights": weights_hash(resolve_folder(model)),

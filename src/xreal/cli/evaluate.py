@@ -32,6 +32,7 @@ def evaluate(
     judges: Annotated[Path | None, typer.Option(help="Folder of judges; default those of the package.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first image.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images drawn side by side.")] = 8,
+    backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",
 ) -> None:
     """Judge a model, or images from anywhere, against real X-rays.
 
@@ -55,6 +56,7 @@ def evaluate(
         only=tuple(axis.strip() for axis in only.split(",") if axis.strip()),
         minutes=minutes,
         batch_size=batch_size,
+        backend=backend,
     )
     hide_loading_bars()
     report = run(options, track=track_named, say=typer.echo)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xreal.cli.progress import hide_loading_bars
+from xreal.cli.progress import hide_loading_bars, parse_batch_size
 
 __all__ = ["generate"]
 
@@ -55,7 +55,8 @@ def generate(
     ] = False,
     min_dice: Annotated[float, typer.Option(help="Redraw an image in which an organ falls below this Dice.")] = 0.0,
     retries: Annotated[int, typer.Option(help="How often an image may be redrawn.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images drawn side by side.")] = 4,
+    batch_size: Annotated[str, typer.Option(help="Images drawn side by side, or auto.")] = "auto",
+    backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds files.")] = False,
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Write images as DICOM too, and the masks as a DICOM Segmentation.")
@@ -64,11 +65,14 @@ def generate(
     """Draw chest X-rays from an organ mask, findings and lesion masks."""
     from xreal.dicom import require_dicom
     from xreal.errors import InputError
+    from xreal.files import written_behind
     from xreal.images import check_output_folder, prepare_output_folder
     from xreal.masks import parse_lesion, read_organ_mask
+    from xreal.models.narrow import import_narrowly
 
-    if n < 1 or batch_size < 1 or retries < 0 or not 0 <= min_dice <= 1:
-        raise InputError("expected --number and --batch-size ≥ 1, --retries ≥ 0 and --min-dice from 0 to 1")
+    if n < 1 or retries < 0 or not 0 <= min_dice <= 1:
+        raise InputError("expected --number ≥ 1, --retries ≥ 0 and --min-dice from 0 to 1")
+    batch = parse_batch_size(batch_size)
     organ_mask = None if organs is None else read_organ_mask(organs)
     height, width = (256, 256) if organ_mask is None else organ_mask.shape
     lesions = [parse_lesion(text, height, width) for text in lesion or ()]
@@ -76,11 +80,12 @@ def generate(
     if dicom:
         require_dicom()
 
+    import_narrowly(model)
     from xreal.control.anatomy import AnatomyBlend
     from xreal.inputs import check_settings, default_blend
     from xreal.models.folder import resolve_folder, weights_hash
     from xreal.pipeline import XRealPipeline
-    from xreal.synthesis import Drawn, draw, write_contact_sheet, write_drawn, write_drawn_dicom
+    from xreal.synthesis import Drawn, auto_batch_size, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
     settings = check_settings([seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start, texture)
     usual = default_blend(settings.mode)
@@ -92,7 +97,8 @@ def generate(
         usual.variety if anatomy_variety is None else anatomy_variety,
     )
     hide_loading_bars()
-    pipeline = XRealPipeline.from_pretrained(model)
+    pipeline = XRealPipeline.from_pretrained(model, backend)
+    batch = batch or auto_batch_size(pipeline)
     provenance = {
         "model": model,
         "weights": weights_hash(resolve_folder(model)),
@@ -100,25 +106,8 @@ def generate(
         "lesion": list(lesion or ()),
     }
     shown: list[Drawn] = []
-    for first in range(0, n, batch_size):
-        drawn = draw(
-            pipeline,
-            organ_mask,
-            lesions,
-            list(range(seed + first, seed + min(n, first + batch_size))),
-            min_dice,
-            retries,
-            retry_stride=n,
-            **asdict(settings),
-            guidance=guidance,
-            lesion_start=lesion_start,
-            prompt=prompt,
-            exact=exact,
-            texture=texture,
-            anatomy=anatomy,
-        )
-        if first == 0:
-            prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
+
+    def write(first: int, drawn: list[Drawn]) -> None:
         write_drawn(out, first, drawn, provenance)
         if dicom:
             write_drawn_dicom(out, first, drawn, str(provenance["weights"]))
@@ -126,6 +115,29 @@ def generate(
             scores = ", ".join(f"{organ} {value:.3f}" for organ, value in one.record["conformance"].items())
             refused = "" if one.record["accepted"] else f"  below --min-dice {min_dice} after {retries} retries"
             typer.echo(f"{out / f'{number:04d}.png'}  seed {one.record['seed']}  Dice: {scores or 'no mask'}{refused}")
-        shown += drawn[: max(0, 16 - len(shown))]
+
+    with written_behind() as behind:
+        for first in range(0, n, batch):
+            drawn = draw(
+                pipeline,
+                organ_mask,
+                lesions,
+                list(range(seed + first, seed + min(n, first + batch))),
+                min_dice,
+                retries,
+                retry_stride=n,
+                quality=quality,
+                **asdict(settings),
+                guidance=guidance,
+                lesion_start=lesion_start,
+                prompt=prompt,
+                exact=exact,
+                texture=texture,
+                anatomy=anatomy,
+            )
+            if first == 0:
+                prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
+            behind(write, first, drawn)
+            shown += drawn[: max(0, 16 - len(shown))]
     write_contact_sheet(out / "sheet.png", shown)
     typer.echo(f"{out / 'sheet.png'}")

@@ -44,6 +44,7 @@ def synthesize(
     steps: Annotated[int | None, typer.Option(help="Solver steps, instead of the quality's.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strongly findings are drawn; default 7.")] = None,
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
+    backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",
     workers: Annotated[
         int | None,
         typer.Option(help="Processes that draw, one core and 1 GB each; the result is the same. Default 1."),
@@ -91,7 +92,7 @@ def synthesize(
         return track(parts, description=f"parts of {wanted.batch_size}", total=count)
 
     hide_loading_bars()
-    summary = draw_all(wanted, model, out, workers, progress, ray)
+    summary = draw_all(wanted, model, out, workers, progress, backend, ray)
     for name, count in summary["images"].items():
         typer.echo(f"{count:8d}  {name}")
     dropped = summary["dropped"]

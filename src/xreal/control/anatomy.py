@@ -95,7 +95,13 @@ def anatomy_keep_steps(organ_mask: Tensor, latent_size: tuple[int, int], blend: 
     labels = organ_mask[:, None].float()
     reach = organ_mask.shape[-1] // latent_size[-1]
     size = 2 * reach + 1
-    highest, lowest = (F.max_pool2d(sign * labels, size, stride=1, padding=reach) for sign in (1, -1))
+    highest, lowest = (_max_filter(sign * labels, size) for sign in (1, -1))
     contour = F.adaptive_max_pool2d((highest != -lowest).float(), latent_size)
     until = torch.where(contour > 0, max(blend.contour_until, blend.until), blend.until)
     return (until * steps).round()
+
+
+def _max_filter(values: Tensor, size: int) -> Tensor:
+    """Return the largest value around each pixel, size × size: along rows, then columns, which is the same, faster."""
+    along_rows = F.max_pool2d(values, (1, size), stride=1, padding=(0, size // 2))
+    return F.max_pool2d(along_rows, (size, 1), stride=1, padding=(size // 2, 0))

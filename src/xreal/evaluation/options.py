@@ -31,6 +31,7 @@ class Options:
         minutes: time limit of the axis "utility".
         split: of the real images.
         batch_size: images drawn side by side.
+        backend: see ``XRealPipeline.use_backend``.
     """
 
     real: tuple[Path, ...]
@@ -46,6 +47,7 @@ class Options:
     minutes: float = 30.0
     split: str = "val"
     batch_size: int = 8
+    backend: str = "auto"
 
 
 def check_options(options: Options) -> None:

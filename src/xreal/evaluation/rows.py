@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ def draw_row(
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = {**about, "settings": {key: str(value) for key, value in settings.items()}, "use_masks": use_masks}
+    record["computed"] = asdict(pipeline.backend(settings.get("quality", "default")))
     missing = [
         i for i in range(len(requests)) if not _drawn(folder / f"{requests.image_ids[i]}.json", record, seed + i)
     ]
@@ -208,7 +209,7 @@ def model_rows(
     few = range(min(options.two_pass_n, options.n))
     plans: dict[str, tuple[Cases, bool, dict[str, Any]]] = {
         REGIONAL: (requests, True, {"mode": "regional"}),
-        TWO_PASS: (requests.take(few), True, {"mode": "two-pass"}),
+        TWO_PASS: (requests.take(few), True, {"quality": "reference"}),
         TEXT_ONLY: (requests, False, {"mode": "regional"}),
     }
     say(_forecast(pipeline, requests, plans))
@@ -229,15 +230,19 @@ def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, tuple[C
     """Time a few steps and say what the drawing will take."""
     mask = requests.organ_masks[0] if len(requests) else None
 
-    def seconds(steps: int) -> float:
+    def seconds(steps: int, quality: Any) -> float:
         began = time.perf_counter()
-        pipeline(mask, [], [0], steps=steps)
+        pipeline(mask, [], [0], quality=quality, mode="regional", steps=steps)
         return time.perf_counter() - began
 
-    seconds(2)
-    few, many = seconds(2), seconds(6)
-    step, fixed = max(0.0, (many - few) / 4), few
     evaluations = {REGIONAL: 39, TWO_PASS: 300, TEXT_ONLY: 39}  # of the network, with one lesion: docs/speed.md
-    total = sum(len(wanted) * (evaluations[name] * step + fixed) for name, (wanted, _, _) in plans.items())
+    total = 0.0
+    for quality in ("default", "reference"):  # which may be computed by different backends
+        names = [name for name, (own, _, given) in plans.items() if own and given.get("quality", "default") == quality]
+        if names:
+            seconds(2, quality)
+            few, many = seconds(2, quality), seconds(6, quality)
+            step = max(0.0, (many - few) / 4)
+            total += sum(len(plans[name][0]) * (evaluations[name] * step + few) for name in names)
     counts = ", ".join(f"{len(wanted)} {name}" for name, (wanted, _, _) in plans.items() if len(wanted))
     return f"drawing {counts}: at most about {max(1, round(total / 60))} minutes; finished images are kept"

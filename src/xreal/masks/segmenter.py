@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from xreal.config import JudgeSegmenterConfig, SegmenterConfig
+from xreal.masks.residual_unet import ResidualUNet
 from xreal.vocabulary import Organ
 
 __all__ = ["JudgeSegmenter", "Segmenter", "build_judge_segmenter", "build_segmenter", "segment"]
@@ -22,7 +23,7 @@ def _standardise(image: Tensor) -> Tensor:
 
 
 class Segmenter(ModelMixin, ConfigMixin):
-    """MONAI residual U-Net over the labels of ``Organ`` up to ``organs`` − 1."""
+    """Residual U-Net over the labels of ``Organ`` up to ``organs`` − 1."""
 
     @register_to_config
     def __init__(
@@ -33,17 +34,7 @@ class Segmenter(ModelMixin, ConfigMixin):
         sample_size: int = 256,
     ) -> None:
         super().__init__()
-        from monai.networks.nets.unet import UNet  # late: monai takes seconds to import
-
-        self.network = UNet(
-            spatial_dims=2,
-            in_channels=1,
-            out_channels=organs,
-            channels=channels,
-            strides=(2,) * (len(channels) - 1),
-            num_res_units=num_res_units,
-            norm="INSTANCE",
-        )
+        self.network = ResidualUNet(1, organs, channels, num_res_units)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, organs, H, W) of images (B, 1, H, W) of any brightness and contrast."""
@@ -68,7 +59,7 @@ class JudgeSegmenter(ModelMixin, ConfigMixin):
         organs: int = 4,
     ) -> None:
         super().__init__()
-        from monai.networks.nets.segresnet import SegResNet
+        from monai.networks.nets.segresnet import SegResNet  # late: monai takes seconds to import
 
         self.network = SegResNet(
             spatial_dims=2,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from xreal.errors import ModelError
 from xreal.images import write_json
 from xreal.models.adopt import OTHER_NAMES, REQUIRED
+from xreal.models.narrow import light_class
 
 __all__ = [
     "BUNDLED",
@@ -204,6 +205,12 @@ def load_component(folder: Path, name: str, class_name: str) -> Any:
     place = folder / name
     if not place.is_dir():
         raise ModelError(f"{folder} is incomplete: folder {name} is missing")
+    if light := light_class(class_name):
+        try:
+            component = light(place)
+        except Exception as error:  # as below
+            raise ModelError(f"{place} cannot be opened: {error}") from error
+        return component.eval() if isinstance(component, torch.nn.Module) else component
     cls = getattr(importlib.import_module(module), class_name)
     is_network = issubclass(cls, torch.nn.Module)
     if is_network and not any(place.glob("*.safetensors")):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["default_device", "fast_dtype"]
+__all__ = ["default_device", "device_of", "fast_dtype"]
 
 
 def default_device() -> torch.device:
     """Return the first CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(network: torch.nn.Module) -> torch.device:
+    """Return where a network's weights lie; diffusers' own ``device`` looks through every layer, for milliseconds."""
+    return next(network.parameters()).device
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerFast
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xreal.config import TextEncoderConfig
+from xreal.models.prompts import encode_prompts, tokenize
 from xreal.vocabulary import prompt_words
 
 __all__ = ["build_text_encoder", "build_tokenizer", "encode_prompts", "tokenize", "wordpiece_tokenizer"]
@@ -72,28 +70,3 @@ def build_text_encoder(config: TextEncoderConfig) -> LDMBertModel:
     nn.init.normal_(encoder.model.embed_tokens.weight, std=0.5)
     encoder.to_logits.requires_grad_(False)  # never called; a distributed run waits for the gradient of all others
     return encoder
-
-
-def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int | None = None) -> Tensor:
-    """Return token numbers (B, L), int64, always padded or cut to ``length``; default the tokenizer's full length."""
-    length = tokenizer.model_max_length if length is None else length
-    encoded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    ids: Tensor = encoded.input_ids
-    return ids
-
-
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, text_encoder: nn.Module, prompts: Sequence[str], device: torch.device
-) -> Tensor:
-    """Return prompt embeddings (B, L, d); L is what both the tokenizer and the text encoder allow.
-
-    Padding is attended to, unless the text encoder's configuration asks for an attention mask.
-    """
-    config: Any = text_encoder.config
-    length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    ids = tokenize(tokenizer, prompts, length).to(device)
-    extra = {}
-    if getattr(config, "use_attention_mask", False):
-        extra["attention_mask"] = (ids != tokenizer.pad_token_id).long()
-    embeds: Tensor = text_encoder(ids, return_dict=False, **extra)[0]
-    return embeds

@@ -1,0 +1,164 @@
+"""Networks converted for OpenVINO, kept in the user's cache folder: the second process reads what the first has made.
+
+A folder there is named by a hash of the weights, of what the network computes and of the versions that converted it. It
+is renamed into place when it is whole, and thrown away and made anew when it is not what was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xreal.files import cache_folder
+
+__all__ = ["convert"]
+
+_KEPT_BYTES = 8 << 30  # of all converted networks; the longest unused go first. A bundled model takes 0.15 GB
+_SMALL = 256 << 20  # bytes of weights, up to which compiling again would be felt and keeping what is compiled is cheap
+_SINCE = "0.1.0"  # version of xreal that last changed what is converted: the code here, or a network's
+_NETWORK, _WEIGHTS, _RECORD = "network.xml", "network.bin", "files.json"
+
+
+def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision: str) -> Callable[..., Tensor]:
+    """Return a function that computes what ``module`` does, by OpenVINO; any batch, threads as PyTorch has them now.
+
+    Args:
+        name: for messages.
+        module: tensors in, one tensor out.
+        example: its inputs: images (B, c, h, w), prompts (B, L, d), a timestep (1, w). B and L may change.
+        precision: "float32" or "bfloat16".
+    """
+    import openvino
+
+    place = cache_folder() / "openvino" / _key(module, example)
+    core = openvino.Core()
+    model = _read(core, place)
+    if model is None:
+        logging.getLogger(__name__).warning("converting the %s for OpenVINO, once for these weights", name)
+        model = _trace(module, example)
+        _keep(model, place)
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if place.is_dir() and (place / _WEIGHTS).stat().st_size < _SMALL:
+        settings["CACHE_DIR"] = str(place)  # OpenVINO's own: what it has compiled for this processor
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    lock = threading.Lock()  # a request holds one set of buffers
+
+    def run(*inputs: Tensor) -> Tensor:
+        arrays = {i: np.ascontiguousarray(one.detach().numpy()) for i, one in enumerate(inputs)}
+        with lock:
+            request.infer(arrays, share_inputs=True)
+            return torch.from_numpy(np.array(request.get_output_tensor(0).data))
+
+    return run
+
+
+def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
+    import openvino
+
+    versions = [_SINCE, torch.__version__, diffusers.__version__, openvino.__version__]
+    shapes = [list(one.shape[1:]) for one in example]
+    digest = hashlib.sha256(json.dumps([versions, shapes]).encode())
+    digest.update(str(module).encode())  # layers and their settings
+    for part in module.modules():
+        if config := getattr(part, "config", None):  # heads, scales and whatever else no layer shows
+            settings = {key: value for key, value in dict(config).items() if key[0] != "_"}  # "_": of the opening
+            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for key, value in module.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _trace(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """Convert by the front end itself: `openvino.convert_model` around it reports its use over the network."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # diffusers' checks of sizes that are fixed here; tracing itself is deprecated
+        traced = torch.jit.trace(module.eval(), example, check_trace=False)
+        decoder = TorchScriptPythonDecoder(traced, example_input=example)  # must live until all is converted
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    model = front_end.convert(front_end.load(decoder))
+    model.reshape({i: _shape(one) for i, one in enumerate(example)})
+    return model
+
+
+def _shape(example: Tensor) -> list[int]:
+    """Leave open (−1) how many images there are, and how long a prompt is; a timestep is one for all."""
+    if example.ndim == 2:
+        return list(example.shape)
+    return [-1, -1, int(example.shape[2])] if example.ndim == 3 else [-1, *example.shape[1:]]
+
+
+def _read(core: Any, place: Path) -> Any:
+    """Read a converted network, or remove what is there and is not whole."""
+    if not place.is_dir():
+        return None
+    try:
+        if json.loads((place / _RECORD).read_text()) != _record(place):
+            raise ValueError("files differ from what was written")
+        model = core.read_model(place / _NETWORK)
+        os.utime(place)
+        return model
+    except Exception as error:  # OpenVINO's own, too
+        logging.getLogger(__name__).warning("%s cannot be used (%s); it is made anew", place, error)
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+
+def _keep(model: Any, place: Path) -> None:
+    """Write a converted network whole or not at all; a cache that takes no files costs time, not the result."""
+    import openvino
+
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".", dir=place.parent))
+        try:
+            openvino.save_model(model, temporary / _NETWORK, compress_to_fp16=False)
+            (temporary / _RECORD).write_text(json.dumps(_record(temporary)))
+            os.rename(temporary, place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _forget(place)
+    except (OSError, RuntimeError) as error:
+        if not place.is_dir():  # else another process was first
+            logging.getLogger(__name__).warning("the converted network is not kept: %s", error)
+
+
+def _forget(newest: Path) -> None:
+    """Remove the longest unused networks beyond ``_KEPT_BYTES``, and what killed processes have left half written."""
+    total = 0
+    for one in sorted(newest.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
+        total += sum(file.stat().st_size for file in one.iterdir())
+        half = one.name.startswith(".") and time.time() - one.stat().st_mtime > 3600
+        if half or (total > _KEPT_BYTES and one != newest and not one.name.startswith(".")):
+            shutil.rmtree(one, ignore_errors=True)
+
+
+def _record(place: Path) -> dict[str, str]:
+    return {name: _hash(place / name) for name in (_NETWORK, _WEIGHTS)}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
