@@ -14,7 +14,8 @@ import psutil
 import pytest
 import ray.cluster_utils
 
-from xreal.bulk.cluster import check_ray
+import xreal.bulk.cluster
+from xreal.bulk.cluster import _Worker, check_ray
 from xreal.bulk.job import Job, check_machine, synthesize
 from xreal.bulk.plan import Plan, parse_plan
 from xreal.errors import DataError, InputError
@@ -158,6 +159,16 @@ def test_a_machine_that_does_not_see_the_files_is_named(
     ):
         with pytest.raises(DataError, match=said):
             check_machine(other)
+
+
+def test_a_part_that_was_written_before_its_worker_died_is_not_drawn_again(
+    plan: Plan, whole: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(xreal.bulk.cluster, "draw_part", lambda job, part: drawn.append(part) or part)
+    worker = _Worker(Job(plan, str(tiny_model_folder), whole, weights_hash(tiny_model_folder)))
+    assert [worker.draw(part) for part in (2, PARTS)] == [2, PARTS]
+    assert drawn == [PARTS]  # one that nobody wrote
 
 
 @pytest.mark.parametrize(
