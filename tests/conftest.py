@@ -1,7 +1,9 @@
 """Real components of the smallest preset, an untrained model made of them, and a data set of phantoms."""
 
+import atexit
 import csv
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +29,8 @@ from xreal.vocabulary import Finding, Organ
 
 # "auto" is eager float32, so that tests do not depend on what is installed; tests/models/test_backends.py asks by name.
 os.environ["XREAL_BACKEND"] = "torch"
-os.environ.setdefault("XREAL_CACHE", tempfile.mkdtemp(prefix="xreal-cache-"))
+os.environ["XREAL_CACHE"] = tempfile.mkdtemp(prefix="xreal-cache-")
+atexit.register(shutil.rmtree, os.environ["XREAL_CACHE"], ignore_errors=True)
 
 SIZE = PRESETS["tiny"].image_size
 FINDINGS = ((), (Finding.PNEUMONIA,), (Finding.PLEURAL_EFFUSION, Finding.CARDIOMEGALY))
