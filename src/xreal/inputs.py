@@ -30,19 +30,21 @@ class Settings:
         solver: key of ``SOLVERS``.
         steps: of the solver, for each pass.
         eta: DDIM's η.
+        texture: how much of it is added after decoding, 0 to 2.
     """
 
     mode: Mode
     solver: str
     steps: int
     eta: float
+    texture: float = 1.0
 
 
 # Points of the curve in docs/speed.md; "reference" is the authors' procedure.
 _QUALITIES = {
     "draft": Settings("regional", "dpm++", 8, 0.0),
     "default": Settings("regional", "dpm++", 15, 0.0),
-    "reference": Settings("two-pass", "ddim", 100, 1.0),
+    "reference": Settings("two-pass", "ddim", 100, 1.0, texture=0.0),
 }
 
 
@@ -65,7 +67,7 @@ def check_settings(
     guidance: float = 7.0,
     eta: float | None = None,
     lesion_start: float = 0.2,
-    texture: float = 1.0,
+    texture: float | None = None,
 ) -> Settings:
     """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
 
@@ -85,6 +87,7 @@ def check_settings(
         chosen = of_mode[mode]
     solver = chosen.solver if solver is None else solver
     steps = chosen.steps if steps is None else steps
+    texture = chosen.texture if texture is None else texture
     eta = (chosen.eta if solver == "ddim" else 0.0) if eta is None else eta
     if solver not in SOLVERS:
         raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
@@ -102,7 +105,7 @@ def check_settings(
         raise InputError(f"texture is {texture}; expected 0 (none) to 2, 1 as in real X-rays")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
         raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
-    return Settings(chosen.mode, solver, steps, eta)
+    return Settings(chosen.mode, solver, steps, eta, texture)
 
 
 def lesions_per_image(

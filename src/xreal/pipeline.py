@@ -190,7 +190,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         anatomy: AnatomyBlend | None = None,
         lesion_start: float = 0.2,
         exact: bool = False,
-        texture: float = 1.0,
+        texture: float | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> XRealPipelineOutput:
         """Draw one chest X-ray per seed.
@@ -215,7 +215,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 anatomy below them more and costs more network calls; 1 draws none.
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
             texture: how much of what the decoder leaves out, grain above all, is added to image and twin alike, where
-                the model knows it: 1 as in real X-rays, 0 none.
+                the model knows it: 1 as in real X-rays, 0 none; default 1, for two-pass 0.
             callback_on_step_end: called after each step as in diffusers: pipeline, number of the step (two-pass counts
                 on), timestep, ``{"latents": ...}``: (B, c, h, w), with lesions in regional mode (2B, c, h, w), healthy
                 twins first. It may return such a dictionary, with other latents, and raise to stop.
@@ -274,9 +274,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
         # 5. Texture, the same of both; composite, and hand over.
-        if self.texture is None:
-            texture = 0.0
-        elif texture > 0:
+        texture = 0.0 if self.texture is None else use.texture
+        if texture > 0:
             images, healthy = (
                 self.texture(drawn.mean(1, keepdim=True), texture_generators(seeds), texture)
                 for drawn in (images, healthy)

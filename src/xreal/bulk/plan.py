@@ -68,7 +68,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Settings of ``XRealPipeline.__call__``; mode, solver, steps and eta are filled in from the quality."""
+    """Settings of ``XRealPipeline.__call__``; mode, solver, steps, eta and texture are filled in from the quality."""
 
     quality: str = "default"
     mode: str | None = None
@@ -78,6 +78,7 @@ class Drawing:
     eta: float | None = None
     lesion_start: float = 0.2
     exact: bool = False
+    texture: float | None = None
     prompt: str = ""
 
 

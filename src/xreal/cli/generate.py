@@ -49,7 +49,10 @@ def generate(
         typer.Option(help="How much X-rays of one mask differ, 1 as real ones; default 1, for two-pass 0."),
     ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
-    texture: Annotated[float, typer.Option(help="How much grain is added, 1 as in real X-rays, 0 none.")] = 1.0,
+    texture: Annotated[
+        float | None,
+        typer.Option(help="How much grain is added, 1 as in real X-rays, 0 none; default 1, for two-pass 0."),
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Leave every pixel outside the lesions as in the healthy twin.")
     ] = False,
@@ -132,7 +135,6 @@ def generate(
                 lesion_start=lesion_start,
                 prompt=prompt,
                 exact=exact,
-                texture=texture,
                 anatomy=anatomy,
             )
             if first == 0:
