@@ -268,6 +268,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "guidance": _number,
     "eta": _number,
     "lesion_start": _number,
+    "texture": _number,
     "exact": _kind(bool, "true or false"),
     "prompt": _kind(str, "a text"),
     "min_dice": _share,
