@@ -4,19 +4,25 @@
 #   recipes/cxr-256.sh RAW RUN
 #
 # RAW holds jsrt/, nih/ and nih_normal/ (layouts: src/xreal/data/sources). RUN becomes a model folder.
-# What it gave, on 2 cores of an AVX2 processor without bfloat16 (model card: src/xreal/weights/cxr-256/README.md):
+# What it gave, on 2 cores (model card: src/xreal/weights/cxr-256/README.md). A: AVX2, float32; B: bfloat16 instructions:
 #
-#   stage        steps × batch        time                        val
-#   segmenter     1,500 ×  8          24 min, one thread          Dice 0.977, 0.979 lungs, 0.946 heart (JSRT)
-#   autoencoder     640 × 16 crops    22 min, both threads        PSNR 34.6 dB, SSIM 0.938
-#   backbone      3,000 × 16          75 min, two processes       docs/results.md
-#   anatomy         400 ×  4          15 min, one thread          PSNR 15.1 dB, SSIM 0.60
-#   variation    one pass             a few minutes               docs/log.md
-#   decoder       1,000 ×  8 crops    28 min, one thread          PSNR 34.5 dB, SSIM 0.935
-#   judges        1,300 × 32, 650 × 8 31 min, one thread          src/xreal/weights/judges/README.md
+#   stage        steps × batch          time                         val
+#   segmenter     1,500 ×  8            24 min, one thread, A        Dice 0.977, 0.979 lungs, 0.946 heart (JSRT)
+#   autoencoder     640 × 16 crops      16 min, both threads, A      PSNR 37.1 dB, SSIM 0.962 (not the bundled one)
+#   backbone      3,000 × 16            75 min, two processes, A     docs/results.md
+#   anatomy         400 ×  4            15 min, one thread, A        PSNR 15.1 dB, SSIM 0.60
+#   variation    one pass               @VAR@                        docs/log.md
+#   decoder         700 × 16 crops      @DEC@
+#   texture         300 × 16 crops      @TEX@
+#   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md
 #
-# The bundled backbone came by a detour: 34,000 images with min-SNR weights and without boxes, then from those weights
-# (`--start`) 800 × 16 as the preset now says, and 1,700 × 16 with RSNA's boxes for five more findings; docs/log.md.
+# The bundled model came by a detour (docs/log.md). A backbone of four latent channels: 34,000 images with min-SNR weights
+# and without boxes, then by `--start` 800 × 16 as the preset now says, and 1,700 × 16 with RSNA's boxes for five more
+# findings. Then four more channels beside the four,
+#
+#   python recipes/widen.py FOUR WIDE --channels 8 --data RUN/data/nih --data RUN/data/nih_normal
+#   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 2400 --batch-size 32 --learning-rate 6e-4
+#   xreal train decoder ... --autoencoder WIDE --steps 700
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
@@ -36,6 +42,7 @@ torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train backbone "${data[
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
 xreal train variation "${data[@]}" --preset cxr-256 --out "$run"
 xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
+xreal train texture "${data[@]}" --preset cxr-256 --out "$run"
 
 python "$(dirname "$0")/bundle.py" "$run" "$run/bundle" # half precision, as in the package
 

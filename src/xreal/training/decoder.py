@@ -1,4 +1,4 @@
-"""Stage: the decoder alone, sharpened; latents, and every network trained on them, stay as they are."""
+"""Stage: the decoder alone, for disturbed latents; latents, and every network trained on them, stay as they are."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["DecoderStage"]
 
 
 class DecoderStage(AutoencoderStage):
-    """Reconstruction from the frozen encoder's latents, against a patch discriminator from the first step.
+    """Reconstruction from the frozen encoder's latents, which are disturbed a little, as drawn ones are.
 
-    Latents hold a few numbers per patch; what they do not say (grain, the edges of ribs and vessels) a decoder trained
-    on the mean error leaves out. This one draws it. The latents are disturbed a little, as drawn ones are.
+    With a patch discriminator, where the preset asks for one, the decoder also draws some of what latents do not say;
+    without, that is left to the stage ``texture``.
     """
 
     name = "decoder"
