@@ -140,6 +140,9 @@ class Preset:
     judge_segmenter: JudgeSegmenterConfig = JudgeSegmenterConfig()
     encoder: EncoderConfig = EncoderConfig()
     variation_components: int = 16  # directions in which X-rays of one organ mask differ
+    latent_errors: tuple[float, ...] = (
+        0.2,
+    )  # of drawn latents, per channel or of all, at most; what decoders learn on
     texture_bands: int = 5  # octaves, from that of the pixels down to 16 to 32 pixels a period
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,6 +161,7 @@ _CXR_256 = Preset(
     text_encoder=TextEncoderConfig(),
     backbone=BackboneConfig(),
     segmenter=SegmenterConfig(),
+    latent_errors=(0.1, 0.25, 0.25, 0.3, 0.5, 0.5, 0.5, 0.5),  # the bundled U-Net's from σ 0.6 down (docs/log.md)
     stages={
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
@@ -224,7 +228,7 @@ _TINY_STAGE = StageConfig(
 _TINY = Preset(
     name="tiny",
     image_size=64,
-    autoencoder=AutoencoderConfig(block_out_channels=(8, 16), norm_num_groups=4),
+    autoencoder=AutoencoderConfig(block_out_channels=(8, 16), latent_channels=4, norm_num_groups=4),
     text_encoder=TextEncoderConfig(width=16, layers=1, heads=2, max_length=24, vocab_size=128),
     backbone=BackboneConfig(
         block_out_channels=(8, 16), attention=(False, True), patch_size=1, heads=2, norm_num_groups=4

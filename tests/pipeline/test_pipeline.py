@@ -74,6 +74,7 @@ def test_qualities_and_modes_set_what_is_not_given(
         "prompt": "",
         "lesion_start": 0.2,
         "exact": False,
+        "texture": 0.0,  # nor the texture that its decoder leaves out
         "anatomy": {
             "inside": 1.0,
             "outside": 0.2,

@@ -13,7 +13,20 @@ from xreal.config import Preset
 from xreal.training.autoencoder import AutoencoderStage
 from xreal.training.stage import Loss
 
-__all__ = ["DecoderStage"]
+__all__ = ["DecoderStage", "disturbance"]
+
+
+def disturbance(latents: Tensor, errors: Sequence[float], generator: torch.Generator) -> Tensor:
+    """Draw what drawn latents are wrong by: noise of 0 to 1 times ``errors``, another share for each image.
+
+    Args:
+        latents: (B, c, h, w), of unit variance.
+        errors: standard deviation of each channel's, or one of all.
+        generator: of the shares and the noise.
+    """
+    noise = torch.randn(latents.shape, generator=generator)
+    share = torch.rand(len(latents), 1, 1, 1, generator=generator)
+    return (share * torch.tensor(errors).view(-1, 1, 1) * noise).to(latents)
 
 
 class DecoderStage(AutoencoderStage):
@@ -25,7 +38,6 @@ class DecoderStage(AutoencoderStage):
 
     name = "decoder"
     adversarial_weight = 0.02  # pix2pix (arXiv 1611.07004) weighs L1 100 times; twice as much texture here
-    latent_noise = 0.2  # largest standard deviation of the disturbance, as a share of that of the latents
 
     def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
         """Take a trained autoencoder, its ``scaling_factor`` set."""
@@ -45,10 +57,9 @@ class DecoderStage(AutoencoderStage):
         target = batch.to(next(autoencoder.parameters()).device)
         with torch.no_grad(), self.autocast():
             latents = autoencoder.encode(target).latent_dist.mode()
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        share = self.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
+        error = disturbance(latents, self.preset.latent_errors, generator) / autoencoder.config.scaling_factor
         with self.autocast():
-            output = autoencoder.decode(latents + share / autoencoder.config.scaling_factor * noise).sample.float()
+            output = autoencoder.decode(latents + error).sample.float()
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
         yield Loss("autoencoder", loss, parts)

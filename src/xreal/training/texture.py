@@ -15,6 +15,7 @@ from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.precision import default_device
 from xreal.models.texture import Texture
 from xreal.training.autoencoder import AutoencoderStage
+from xreal.training.decoder import disturbance
 from xreal.training.stage import Loss
 
 __all__ = ["TextureStage"]
@@ -38,21 +39,26 @@ class TextureStage(AutoencoderStage):
         return image
 
     @torch.no_grad()
-    def _decoded(self, images: Tensor) -> Tensor:
-        device = self.autoencoder.device
-        parts = [encode_image(self.autoencoder, part.to(device)) for part in images.split(8)]
-        return torch.cat([decode_latents(self.autoencoder, part) for part in parts])
+    def _decoded(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Decode disturbed latents: what is lost of drawn X-rays is also what their latents do not say."""
+        parts = []
+        for part in images.split(8):
+            latents = encode_image(self.autoencoder, part.to(self.autoencoder.device))
+            latents = latents + disturbance(latents, self.preset.latent_errors, generator)
+            parts.append(decode_latents(self.autoencoder, latents))
+        return torch.cat(parts)
 
     def losses(self, batch: Tensor, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the negative log-likelihood."""
         network: Texture = self.networks["texture"]
-        likelihood = network.loss(self._decoded(batch), batch.to(self.device))
+        likelihood = network.loss(self._decoded(batch, generator), batch.to(self.device))
         yield Loss("texture", likelihood, {"loss": likelihood.item()})
 
     def validate(self) -> dict[str, float]:
         """Return the loss on validation images, and by how many dB each band is too strong in textured ones."""
         network: Texture = self.network
-        decoded, real = self._decoded(self.validation.image), self.validation.image.to(self.device)
+        real = self.validation.image.to(self.device)
+        decoded = self._decoded(real, torch.Generator().manual_seed(1))
         drawn = self._textured(decoded)
         powers = [
             network.split(images.expand(-1, network.config.bands, -1, -1)).square().mean((2, 3)).log10().mean(0)
@@ -70,7 +76,7 @@ class TextureStage(AutoencoderStage):
     def sheet(self) -> list[list[np.ndarray]]:
         """Draw real X-rays, what is decoded of them, and that with texture."""
         real = self.validation.image[:: max(1, len(self.validation.image) // 4)][:4]
-        decoded = self._decoded(real)
+        decoded = self._decoded(real, torch.Generator().manual_seed(1))
         return [[image[0].cpu().numpy() for image in images] for images in (real, decoded, self._textured(decoded))]
 
     def export(self, folder: Path) -> None:
