@@ -10,6 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from xreal.config import Preset
+from xreal.data.contract import collate
+from xreal.models.autoencoder import PatchAutoencoderKL
 from xreal.training.autoencoder import AutoencoderStage
 from xreal.training.stage import Loss
 
@@ -38,6 +40,7 @@ class DecoderStage(AutoencoderStage):
 
     name = "decoder"
     adversarial_weight = 0.02  # pix2pix (arXiv 1611.07004) weighs L1 100 times; twice as much texture here
+    refit_images = 150
 
     def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
         """Take a trained autoencoder, its ``scaling_factor`` set."""
@@ -66,7 +69,21 @@ class DecoderStage(AutoencoderStage):
         if adversarial:
             yield self.reconstruction.discriminator_loss(output, target)
 
+    def _refit(self, network: PatchAutoencoderKL) -> None:
+        stride = max(1, len(self.train_data) // self.refit_images)
+        image = collate([self.train_data[i] for i in range(0, len(self.train_data), stride)]).image
+        pixels = self._pixels(image).to(next(network.parameters()).device)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        parts = []
+        for part in pixels.split(16):
+            latents = network.encode(part).latent_dist.mode()
+            error = disturbance(latents, self.preset.latent_errors, generator)
+            parts.append(latents + error / network.config.scaling_factor)
+        network.refit(torch.cat(parts), pixels)
+
     def export(self, folder: Path) -> None:
         """Write ``vae/``; the latents' scale is the one that the backbone was trained on."""
+        if isinstance(self.network, PatchAutoencoderKL):
+            self._refit(self.network)
         self.network.register_to_config(_name_or_path="")  # where the autoencoder lay is nobody's business
         self.network.save_pretrained(folder / "vae")
