@@ -1,7 +1,7 @@
 """What computes the networks: eager PyTorch in float32, PyTorch in bfloat16, or OpenVINO; chosen by name or by "auto".
 
 A network that is not eager stands in for the original: the same configuration, the same calls, float32 in and out. What
-is small or must not vary stays as it is: the text encoder, the solvers, and the segmenter's number format.
+is small or must not vary stays as it is: the text encoder, the solvers, and the number format of decoder and segmenter.
 """
 
 from __future__ import annotations
@@ -121,12 +121,14 @@ class Networks:
         """Return a function piece, module, example inputs -> what computes it."""
 
         def compiled(piece: str, module: nn.Module, example: tuple[Tensor, ...]) -> Run:
+            # bfloat16 has steps of a grey level among bright pixels, which are seen as a grid of the decoder's patches.
+            precision = "float32" if (kind, piece) == ("vae", "decoder") else backend.precision
             try:
                 if backend.backend == "torch-bf16":
-                    return _bfloat16(module) if backend.precision == "bfloat16" else module
+                    return _bfloat16(module) if precision == "bfloat16" else module
                 from xreal.models.converted import convert
 
-                return convert(f"{kind} {piece}", module, example, backend.precision)
+                return convert(f"{kind} {piece}", module, example, precision)
             except Exception as error:  # tracers and converters have errors of their own
                 if self.name != "auto":
                     raise ModelError(
