@@ -11,9 +11,9 @@
 #   autoencoder     640 × 16 crops      16 min, both threads, A      PSNR 37.1 dB, SSIM 0.962 (not the bundled one)
 #   backbone      3,000 × 16            75 min, two processes, A     docs/results.md
 #   anatomy         400 ×  4            15 min, one thread, A        PSNR 15.1 dB, SSIM 0.60
-#   variation    one pass               @VAR@                        docs/log.md
-#   decoder         700 × 16 crops      @DEC@
-#   texture         300 × 16 crops      @TEX@
+#   variation    one pass               5 min, one thread, B        docs/log.md
+#   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
+#   texture         300 × 16 crops      2 min, two processes, B      bands within 1.1 dB
 #   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md
 #
 # The bundled model came by a detour (docs/log.md). A backbone of four latent channels: 34,000 images with min-SNR weights
@@ -22,7 +22,7 @@
 #
 #   python recipes/widen.py FOUR WIDE --channels 8 --data RUN/data/nih --data RUN/data/nih_normal
 #   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 2400 --batch-size 32 --learning-rate 6e-4
-#   xreal train decoder ... --autoencoder WIDE --steps 700
+#   xreal train decoder ... --autoencoder WIDE --steps 700, and once more from its own weights --steps 500: 37.1 dB
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
