@@ -276,10 +276,9 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         # 5. Texture, the same of both; composite, and hand over.
         texture = 0.0 if self.texture is None else use.texture
         if texture > 0:
-            images, healthy = (
-                self.texture(drawn.mean(1, keepdim=True), texture_generators(seeds), texture)
-                for drawn in (images, healthy)
-            )
+            tracks = [healthy] if findings is None else [healthy, images]
+            tracks = [self.texture(t.mean(1, keepdim=True), texture_generators(seeds), texture) for t in tracks]
+            healthy, images = tracks[0], tracks[-1]
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
         pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey
         if exact and findings is not None:
