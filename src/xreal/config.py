@@ -161,7 +161,7 @@ _CXR_256 = Preset(
     text_encoder=TextEncoderConfig(),
     backbone=BackboneConfig(),
     segmenter=SegmenterConfig(),
-    latent_errors=(0.1, 0.25, 0.25, 0.3, 0.5, 0.5, 0.5, 0.5),  # the bundled U-Net's from σ 0.6 down (docs/log.md)
+    latent_errors=(0.1, 0.25, 0.25, 0.3, 0.5, 0.5, 0.5, 0.5),  # about its U-Net's, docs/log.md
     stages={
         "segmenter": StageConfig(steps=1500, batch_size=8, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": StageConfig(steps=640, batch_size=16, learning_rate=1e-3, crop=128, adversarial_from=440),
