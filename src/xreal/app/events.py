@@ -164,9 +164,12 @@ class Events:
         }
 
     def halt(self, request: gr.Request) -> Update:
-        """Stop this visitor's job after the step under way, or before it begins."""
+        """Stop this visitor's job after the step under way, or before it begins.
+
+        The button grows dim, no more: what the job itself says last may reach the page before this answer does.
+        """
         self.leave(request)
-        return {"progress": _status("Stopping.")}
+        return {"stop": gr.update(interactive=False)}
 
     def leave(self, request: gr.Request) -> None:
         """Stop what a visitor who has left had asked for."""

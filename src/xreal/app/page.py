@@ -182,7 +182,7 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], events: Events) -> None:
         concurrency_id="model",
     )
     drawn.failure(by_name(events.rest), None, buttons, queue=False, **quiet)  # also when the queue is full
-    parts["stop"].click(by_name(events.halt), None, parts["progress"], queue=False, **quiet)
+    parts["stop"].click(by_name(events.halt), None, parts["stop"], queue=False, **quiet)
     parts["history"].select(by_name(events.pick), session, shown, **quiet)
     page.unload(events.leave)
 
