@@ -24,8 +24,9 @@ def evaluate(
     two_pass_n: Annotated[int, typer.Option(help="Images of the row two-pass, which takes longest.")] = 20,
     only: Annotated[
         str,
-        typer.Option(help="Axes: fidelity,anatomy,pathology,diversity,privacy,utility; default the first five."),
+        typer.Option(help="Axes: fidelity,anatomy,pathology,diversity,privacy,edits,utility; default the first five."),
     ] = "fidelity,anatomy,pathology,diversity,privacy",
+    edit_n: Annotated[int, typer.Option(help="Real X-rays edited in each way, for the axis edits.")] = 50,
     minutes: Annotated[
         float, typer.Option(help="Time limit of the axis utility; too short a one is refused at once.")
     ] = 30,
@@ -54,6 +55,7 @@ def evaluate(
         two_pass_n=two_pass_n,
         seed=seed,
         only=tuple(axis.strip() for axis in only.split(",") if axis.strip()),
+        edit_n=edit_n,
         minutes=minutes,
         batch_size=batch_size,
         backend=backend,

@@ -16,6 +16,7 @@ from xreal.evaluation.cases import Cases, joined
 from xreal.evaluation.control import mean_and_interval
 from xreal.evaluation.detection import detection_features, detection_scores
 from xreal.evaluation.diversity import diversity_scores
+from xreal.evaluation.edits import Edits
 from xreal.evaluation.fidelity import FEWEST_FOR_WHOLE_KID, fidelity_scores, whole_kid
 from xreal.evaluation.judges import Extractor, Judges, read_images
 from xreal.evaluation.pathology import classifier_response, lesion_locality, localisation, response_per_finding
@@ -32,6 +33,7 @@ __all__ = [
     "Number",
     "anatomy_axis",
     "diversity_axis",
+    "edits_axis",
     "finding_fidelity",
     "number",
     "pathology_axes",
@@ -221,6 +223,11 @@ def diversity_axis(images: np.ndarray, groups: Sequence[int], real_images: np.nd
     """
     scores = diversity_scores(images, groups, real_images)
     return _means({name: values for name, values in scores.items() if name != "ms-ssim within groups"})
+
+
+def edits_axis(edits: Edits) -> Axis:
+    """Average what edits of one kind did to real X-rays."""
+    return _means(edits.scores)
 
 
 def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: float) -> tuple[dict[str, Axis], list[str]]:

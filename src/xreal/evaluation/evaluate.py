@@ -16,17 +16,19 @@ from xreal.evaluation.card import (
     FidelityReference,
     anatomy_axis,
     diversity_axis,
+    edits_axis,
     finding_fidelity,
     pathology_axes,
     privacy_axis,
     utility_axes,
 )
 from xreal.evaluation.cases import Cases, joined, read_cases
+from xreal.evaluation.edits import judge_edits
 from xreal.evaluation.judges import Judges, extractors, load_judges
 from xreal.evaluation.options import Options, check_options
 from xreal.evaluation.plots import plot_similarities, plot_spectra
 from xreal.evaluation.privacy import FEWEST_HELD_OUT, nearest_training_images
-from xreal.evaluation.report import Picture, examples, pairs, write_report
+from xreal.evaluation.report import Picture, edited_pairs, examples, pairs, write_report
 from xreal.evaluation.rows import REAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
 from xreal.evaluation.utility import forecast_utility
 from xreal.models.folder import resolve_folder, weights_hash
@@ -103,6 +105,8 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
         card.rows[main]["diversity"] = _diversity(options, pipeline, others, track)
     if "privacy" in options.only:
         _privacy(options, real, rows, main, card, say)
+    if "edits" in options.only and pipeline is not None:
+        _edits(options, pipeline, judges, main, card, track)
     if "utility" in options.only:
         _utility(options, real, rows[main], main, card)
     card.pictures = examples(rows[main].cases, judges) | card.pictures
@@ -216,6 +220,17 @@ def _privacy(
             if name == main:
                 card.pictures["nearest training images, most similar first"] = pairs(row.mixed, train, nearest)
     card.plots["nearest training image"] = plot_similarities(similarities, card.privacy[main]["threshold"])
+
+
+def _edits(
+    options: Options, pipeline: XRealPipeline, judges: Judges, name: str, card: _Card, track: Track
+) -> None:
+    data = PreparedDataset(options.real, options.split)
+    edits, notes = judge_edits(pipeline, judges, data, options.edit_n, track)
+    card.notes += notes
+    for kind, some in edits.items():
+        card.rows[name][f"edits: {kind}"] = edits_axis(some)
+    card.pictures["edits of real X-rays"] = edited_pairs(edits)
 
 
 def _utility(options: Options, real: Cases, judged: Row, name: str, card: _Card) -> None:

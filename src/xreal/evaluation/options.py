@@ -10,7 +10,7 @@ from xreal.evaluation.judges import JUDGES
 
 __all__ = ["AXES", "Options", "check_options"]
 
-AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "utility")
+AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "edits", "utility")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Options:
         two_pass_n: images of the row "two-pass", each of which takes several times as long.
         seed: of the first image.
         only: axes, some of ``AXES``.
+        edit_n: real X-rays that are edited in each way, for the axis "edits".
         minutes: time limit of the axis "utility".
         split: of the real images.
         batch_size: images drawn side by side.
@@ -44,6 +45,7 @@ class Options:
     two_pass_n: int = 20
     seed: int = 0
     only: tuple[str, ...] = AXES[:5]
+    edit_n: int = 50
     minutes: float = 30.0
     split: str = "val"
     batch_size: int = 8
@@ -60,5 +62,7 @@ def check_options(options: Options) -> None:
         raise InputError("give either a model that draws or a folder of generated images, and not both")
     if unknown := [axis for axis in options.only if axis not in AXES]:
         raise InputError(f"unknown axis {unknown[0]!r}; expected some of {', '.join(AXES)}")
-    if options.n < 1 or options.two_pass_n < 0 or options.batch_size < 1 or options.seed < 0:
-        raise InputError("expected --n and --batch-size ≥ 1, --two-pass-n and --seed ≥ 0")
+    if "edits" in options.only and options.model is None:
+        raise InputError("the axis edits needs a model that edits real X-rays; give --model, or leave the axis out")
+    if min(options.n, options.batch_size, options.edit_n) < 1 or min(options.two_pass_n, options.seed) < 0:
+        raise InputError("expected --n, --edit-n and --batch-size ≥ 1, --two-pass-n and --seed ≥ 0")

@@ -14,12 +14,13 @@ from PIL import Image
 from xreal.evaluation.anatomy import anatomy_control
 from xreal.evaluation.card import Number
 from xreal.evaluation.cases import Cases
+from xreal.evaluation.edits import Edits
 from xreal.evaluation.judges import Judges
 from xreal.evaluation.privacy import NearestImages
 from xreal.images import write_bytes, write_json
 from xreal.sheets import colour_labels, overlay, signed_difference
 
-__all__ = ["FINDINGS", "SUMMARY", "Picture", "examples", "markdown_table", "pairs", "shown", "write_report"]
+__all__ = ["FINDINGS", "SUMMARY", "Picture", "edited_pairs", "examples", "markdown_table", "pairs", "shown", "write_report"]
 
 Picture = tuple[str, np.ndarray]  # caption, (H, W) or (H, W, 3) float in [0, 1]
 
@@ -191,4 +192,13 @@ def pairs(images: np.ndarray, train: np.ndarray, nearest: NearestImages, count: 
     for i in np.argsort(nearest.similarity)[::-1][:count]:
         similarity = nearest.similarity[i]
         pictures += [(f"judged, {similarity:.2f}", images[i]), ("training", train[nearest.index[i]])]
+    return pictures
+
+
+def edited_pairs(edits: dict[str, Edits]) -> list[Picture]:
+    """Show the first X-rays of each kind of edit, the edited ones, and what changed."""
+    pictures: list[Picture] = []
+    for kind, some in edits.items():
+        for image, edited in some.pictures:
+            pictures += [("X-ray", image), (kind, edited), ("difference x2", signed_difference(edited, image))]
     return pictures
