@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from xreal.vocabulary import Finding, Organ
 
 __all__ = ["MOVES", "Edits", "judge_edits"]
 
-MOVES: dict[str, dict[str, float]] = {
+MOVES: dict[str, dict[str, Any]] = {
     "heart x 1.2": {"heart_scale": 1.2},
     "heart x 0.85": {"heart_scale": 0.85},
     "lungs x 1.08": {"lung_scale": 1.08},
@@ -73,7 +74,7 @@ def judge_edits(
         which counts pixels that differ from the X-ray's where the edit has no weight. And a note for each kind for
         which data or model lack something.
     """
-    masked = [i for i in data.with_organ_mask() if all((data[i].organ_mask == lung).any() for lung in _LUNGS)]
+    masked = [i for i in data.with_organ_mask() if np.isin(_LUNGS, np.asarray(data[i].organ_mask)).all()]
     found = data.box_findings
     boxed = [i for i in masked if found[i]]
     kinds: dict[str, tuple[list[int], Callable[[Sample, int], Edit]]] = {
@@ -124,7 +125,7 @@ def _remove(pipeline: XRealPipeline, judges: Judges, sample: Sample, seed: int) 
     edited = output.images[0]
     scores = _identity(image, edited, output.weight)
     scores |= _response(judges, image, edited, area, known[0] if known else sample.boxes[0].finding)
-    lungs = np.isin(sample.organ_mask, _LUNGS)
+    lungs = np.isin(np.asarray(sample.organ_mask), _LUNGS)
     within, other = lungs & (area > 0), lungs & (area == 0)
     if min(within.sum(), other.sum()) >= 50:  # pixels; a removed opacity leaves both alike
         for when, picture in (("before", image), ("after", edited)):
@@ -132,7 +133,7 @@ def _remove(pipeline: XRealPipeline, judges: Judges, sample: Sample, seed: int) 
     return scores, edited
 
 
-def _move(pipeline: XRealPipeline, judges: Judges, move: dict[str, float], sample: Sample, seed: int) -> Edit:
+def _move(pipeline: XRealPipeline, judges: Judges, move: dict[str, Any], sample: Sample, seed: int) -> Edit:
     image = _pixels(sample)
     before = _organs(pipeline.segmenter, image)
     try:

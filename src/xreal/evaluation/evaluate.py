@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from xreal.data.contract import Sample
 from xreal.data.prepared import PreparedDataset
 from xreal.evaluation.card import (
     FEWEST_FOR_FIDELITY,
@@ -27,7 +28,7 @@ from xreal.evaluation.edits import judge_edits
 from xreal.evaluation.judges import Judges, extractors, load_judges
 from xreal.evaluation.options import Options, check_options
 from xreal.evaluation.plots import plot_similarities, plot_spectra
-from xreal.evaluation.privacy import FEWEST_HELD_OUT, nearest_training_images
+from xreal.evaluation.privacy import FEWEST_HELD_OUT, TrainingImages, nearest_training_images, thumbnails
 from xreal.evaluation.report import Picture, edited_pairs, examples, pairs, write_report
 from xreal.evaluation.rows import REAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
 from xreal.evaluation.utility import forecast_utility
@@ -38,6 +39,8 @@ __all__ = ["evaluate"]
 
 _DIVERSITY = (8, 4)  # organ masks, images of each
 _MOST_REAL = 600  # real images that are judged; more only take longer
+_MOST_TRAINING = 2000  # real images that networks of the axis utility may learn from; they take 0.8 MB each
+_PART = 256  # training images that are looked at together for copies
 
 
 @dataclass
@@ -125,9 +128,11 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
 
 def _real(options: Options) -> Cases:
     """Read the real images in an order that mixes the folders."""
-    data = PreparedDataset(options.real, options.split)
-    order = np.random.default_rng(0).permutation(len(data))[:_MOST_REAL]
-    return Cases.from_samples(data[int(i)] for i in order)
+    return Cases.from_samples(_random_part(PreparedDataset(options.real, options.split), _MOST_REAL))
+
+
+def _random_part(data: PreparedDataset, most: int) -> Sequence[Sample]:
+    return data.take(np.random.default_rng(0).permutation(len(data))[:most].tolist())
 
 
 def _fidelity(
@@ -207,8 +212,8 @@ def _privacy(
         return
     data = PreparedDataset(options.train or options.real, "train")
     say(f"comparing with {len(data)} training images")
-    train = np.stack([sample.image for sample in data]).astype(np.float32) / 255
-    if same := len(_hashes(train) & _hashes(real.images)):
+    train, hashes = _searchable(data)
+    if same := len(hashes & _hashes(real.images)):
         card.notes.append(f"{same} of {len(real)} reference images are training images, pixel for pixel")
     held_out = nearest_training_images(real.images, train)
     similarities = {"held-out real images": held_out.similarity}
@@ -218,13 +223,26 @@ def _privacy(
             card.rows[name]["privacy"], card.privacy[name] = privacy_axis(nearest, held_out)
             similarities[name] = nearest.similarity
             if name == main:
-                card.pictures["nearest training images, most similar first"] = pairs(row.mixed, train, nearest)
+                card.pictures["nearest training images, most similar first"] = pairs(row.mixed, train.read, nearest)
     card.plots["nearest training image"] = plot_similarities(similarities, card.privacy[main]["threshold"])
 
 
-def _edits(
-    options: Options, pipeline: XRealPipeline, judges: Judges, name: str, card: _Card, track: Track
-) -> None:
+def _searchable(data: PreparedDataset) -> tuple[TrainingImages, set[bytes]]:
+    """Make what the search for copies first looks at, and the hash of every image; no more of them stays in memory."""
+
+    def read(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        pictures: np.ndarray = np.stack([data[int(index)].image for index in indices]).astype(np.float32) / 255
+        return pictures
+
+    small, hashes = [], set[bytes]()
+    for start in range(0, len(data), _PART):
+        part = read(range(start, min(start + _PART, len(data))))
+        small.append(thumbnails(part))
+        hashes |= _hashes(part)
+    return TrainingImages(np.concatenate(small), read, min(part.shape[1:])), hashes
+
+
+def _edits(options: Options, pipeline: XRealPipeline, judges: Judges, name: str, card: _Card, track: Track) -> None:
     data = PreparedDataset(options.real, options.split)
     edits, notes = judge_edits(pipeline, judges, data, options.edit_n, track)
     card.notes += notes
@@ -237,7 +255,7 @@ def _utility(options: Options, real: Cases, judged: Row, name: str, card: _Card)
     """Test on real images whose masks were not asked for, as what was drawn from these masks has seen them."""
     lent = set() if judged.mask_owners is None else _hashes(judged.mask_owners)
     test = real.take([i for i in range(len(real)) if not _hashes(real.images[i : i + 1]) & lent])
-    known = Cases.from_samples(PreparedDataset(options.train or options.real, "train"))
+    known = Cases.from_samples(_random_part(PreparedDataset(options.train or options.real, "train"), _MOST_TRAINING))
     axes, notes = utility_axes(known, judged.cases, test, 60 * options.minutes)
     card.rows[name] |= axes
     card.notes += notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from xreal.evaluation.privacy import NearestImages
 from xreal.images import write_bytes, write_json
 from xreal.sheets import colour_labels, overlay, signed_difference
 
-__all__ = ["FINDINGS", "SUMMARY", "Picture", "edited_pairs", "examples", "markdown_table", "pairs", "shown", "write_report"]
+__all__ = [
+    "FINDINGS",
+    "SUMMARY",
+    "Picture",
+    "edited_pairs",
+    "examples",
+    "markdown_table",
+    "pairs",
+    "shown",
+    "write_report",
+]
 
 Picture = tuple[str, np.ndarray]  # caption, (H, W) or (H, W, 3) float in [0, 1]
 
@@ -186,12 +197,14 @@ def _case(cases: Cases, index: int, score: str) -> list[Picture]:
     return [*pictures, (f"{name} {score}".strip(), image)]
 
 
-def pairs(images: np.ndarray, train: np.ndarray, nearest: NearestImages, count: int = 8) -> list[Picture]:
-    """Show the images that are nearest to a training image beside it."""
+def pairs(
+    images: np.ndarray, read: Callable[[np.ndarray], np.ndarray], nearest: NearestImages, count: int = 8
+) -> list[Picture]:
+    """Show the images that are nearest to a training image beside it, which ``read`` returns for its index."""
     pictures: list[Picture] = []
     for i in np.argsort(nearest.similarity)[::-1][:count]:
         similarity = nearest.similarity[i]
-        pictures += [(f"judged, {similarity:.2f}", images[i]), ("training", train[nearest.index[i]])]
+        pictures += [(f"judged, {similarity:.2f}", images[i]), ("training", read(nearest.index[[i]])[0])]
     return pictures
 
 
