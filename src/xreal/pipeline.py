@@ -29,6 +29,7 @@ from xreal.control.blending import Keep, StepNoise, texture_generators
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.solvers import build_solver
+from xreal.control.walk import Walk
 from xreal.errors import InputError, ModelError
 from xreal.inputs import Mode, Quality, StepCallback, check_settings, default_blend, lesions_per_image
 from xreal.masks.lesions import Lesion, feather
@@ -258,7 +259,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = None if two_pass else findings
         start = round(lesion_start * steps)
-        healthy_latents, latents = self._draw(engine, noise, keep, denoise, together, start, eta, callback_on_step_end)
+        walk = self._walk(engine, denoise, noise, eta, callback_on_step_end)
+        healthy_latents, latents = walk.side_by_side(keep, together, start)
         healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
@@ -268,7 +270,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(vae, healthy, noise.reference_generators)
             engine = build_solver(use.solver, self.scheduler, steps)
-            latents = self._inpaint(engine, noise, reference, denoise, findings, eta, callback_on_step_end)
+            latents = self._walk(engine, denoise, noise, eta, callback_on_step_end, steps).inpaint(reference, findings)
             images = decode_pixels(vae, latents)
             without = torch.tensor([not own for own in per_image], device=device)
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
@@ -310,72 +312,22 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         side = self.image_size // downsampling(self.vae)
         return side, side
 
-    def _draw(
+    def _walk(
         self,
         solver: Any,
-        noise: StepNoise,
-        keep: Keep | None,
         denoise: Denoiser,
-        lesions: LatentLesions | None,
-        lesion_start: int,
+        noise: StepNoise,
         eta: float,
         callback: StepCallback | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run one trajectory: latents of the healthy X-rays and, beside them, of those with lesions.
+        first: int = 0,
+    ) -> Walk:
+        """Bind a trajectory to this pipeline's progress bar and its caller's callback; ``first`` is its first step."""
 
-        Up to step ``lesion_start`` both are the same and cost one network call per image; from then on the lesions are
-        guided. The anatomy blend moves the lesions' trajectory by what it moves its healthy twin: blended itself, it
-        would lose them.
-        """
-        batch, steps = len(noise.start), len(solver.timesteps)
-        tracks = 1 if lesions is None else 2
-        latents = noise.start.repeat(tracks, 1, 1, 1) * solver.init_noise_sigma  # (tracks · B, c, h, w)
-        for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
-            healthy = latents[:batch]
-            if keep is not None:
-                blended = keep.blend(healthy, noise.for_reference(), solver, timestep, index)
-                latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
-            guided = lesions if index >= lesion_start else None
-            if guided is None:
-                scaled = solver.scale_model_input(latents[:batch], timestep)
-                prediction = denoise(scaled, timestep).repeat(tracks, 1, 1, 1)
-            else:
-                scaled = solver.scale_model_input(latents, timestep)
-                prediction = denoise(scaled, timestep, guided, first=batch)
-            latents = _step(solver, prediction, timestep, latents, noise, eta)
-            if guided is not None:  # beyond the lesions: the healthy twin
-                healthy, changed = latents.chunk(2)
-                latents = torch.cat([healthy, torch.lerp(healthy, changed, guided.union(batch))])
-            latents = self._end_step(callback, index, timestep, latents)
-        if keep is not None:
-            healthy = latents[:batch]
-            latents = latents + (keep.finish(healthy, steps) - healthy).repeat(tracks, 1, 1, 1)
-        return latents[:batch], latents[-batch:]
+        def end_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            changed = None if callback is None else callback(self, first + index, timestep, {"latents": latents})
+            return (changed or {}).get("latents", latents)
 
-    def _inpaint(
-        self,
-        solver: Any,
-        noise: StepNoise,
-        reference: Tensor,
-        denoise: Denoiser,
-        lesions: LatentLesions,
-        eta: float,
-        callback: StepCallback | None = None,
-    ) -> Tensor:
-        """Draw lesions into given latents (METHOD, step 2); everything else is kept at every step."""
-        keep_mask = 1 - lesions.union(len(reference))
-        keep = Keep(reference, keep_mask, torch.full_like(keep_mask, len(solver.timesteps)))
-        latents = noise.start * solver.init_noise_sigma  # (B, c, h, w)
-        for index, timestep in enumerate(self.progress_bar(solver.timesteps)):
-            latents = keep.blend(latents, noise.for_reference(), solver, timestep, index)
-            prediction = denoise(solver.scale_model_input(latents, timestep), timestep, lesions)
-            latents = _step(solver, prediction, timestep, latents, noise, eta)
-            latents = self._end_step(callback, len(solver.timesteps) + index, timestep, latents)
-        return keep.finish(latents, len(solver.timesteps))
-
-    def _end_step(self, callback: StepCallback | None, index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        changed = None if callback is None else callback(self, index, timestep, {"latents": latents})
-        return (changed or {}).get("latents", latents)
+        return Walk(solver, denoise, noise, eta, self.progress_bar, end_step)
 
     def _denoiser(self, prompt: str, organs: Tensor | None = None, quality: Quality = "default") -> Denoiser:
         """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
@@ -419,15 +371,6 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             raise InputError(f"{len(stack)} organ masks for {batch} seeds; give one mask, or one per seed")
         masks = [resize_organ_mask(check_organ_mask(mask), self.image_size) for mask in stack]
         return torch.from_numpy(np.stack(masks * batch if len(masks) == 1 else masks))
-
-
-def _step(solver: Any, prediction: Tensor, timestep: Tensor, latents: Tensor, noise: StepNoise, eta: float) -> Tensor:
-    """Take the solver's step; DDIM with η > 0 adds each image's own noise, the same in both tracks."""
-    if eta == 0:
-        return solver.step(prediction, timestep, latents).prev_sample
-    drawn = noise.draw()
-    drawn = drawn.repeat(len(latents) // len(drawn), 1, 1, 1)
-    return solver.step(prediction, timestep, latents, eta=eta, variance_noise=drawn).prev_sample
 
 
 def _composite(image: np.ndarray, healthy: np.ndarray, lesions: list[Lesion]) -> np.ndarray:

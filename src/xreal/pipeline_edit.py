@@ -57,7 +57,7 @@ class EditMixin:
     backend: Any
     image_size: Any
     _latent_size: Any
-    _draw: Any
+    _walk: Any
     _denoiser: Any
     _encode_findings: Any
 
@@ -164,7 +164,8 @@ class EditMixin:
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
         findings = self._encode_findings([wanted] * len(seeds), binary=False)
         start = steps - round(strength * steps)
-        _, latents = self._draw(engine, noise, keep, self._denoiser(prompt), findings, start, 0.0, callback)
+        walk = self._walk(engine, self._denoiser(prompt), noise, 0.0, callback)
+        _, latents = walk.side_by_side(keep, findings, start)
         before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
         return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)
 

@@ -157,7 +157,7 @@ def test_inpainting_nowhere_returns_the_reference(tiny_pipeline: XRealPipeline, 
     nowhere = LatentLesions(base[1:], torch.zeros(1, 1, 8, 8), torch.tensor([7.0]), torch.tensor([0]))
     engine = build_solver(solver, tiny_pipeline.scheduler, 3)
     with torch.inference_mode():
-        latents = tiny_pipeline._inpaint(engine, noise, reference, denoise, nowhere, eta=0.0)
+        latents = tiny_pipeline._walk(engine, denoise, noise, eta=0.0, callback=None).inpaint(reference, nowhere)
     assert torch.equal(latents, reference)
 
 

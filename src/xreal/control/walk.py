@@ -1,0 +1,99 @@
+"""The solver's walk from noise to latents: what is kept, and where findings are guided, at each of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xreal.control.blending import Keep, StepNoise
+from xreal.control.denoiser import Denoiser
+from xreal.control.pathology import LatentLesions
+
+__all__ = ["Walk"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All steps of a solver, for a batch of B images.
+
+    Attributes:
+        solver: diffusers scheduler with its timesteps set.
+        denoise: U-Net, prompt and organ masks.
+        noise: of these images.
+        eta: DDIM's η; above 0, each image's own noise is added, the same to both of its tracks.
+        progress: shows progress over an iterable.
+        end_step: told number of the step, timestep and latents after each step; returns the latents to go on with.
+    """
+
+    solver: Any
+    denoise: Denoiser
+    noise: StepNoise
+    eta: float
+    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]]
+    end_step: Callable[[int, Tensor, Tensor], Tensor]
+
+    def side_by_side(self, keep: Keep | None, lesions: LatentLesions | None, start: int) -> tuple[Tensor, Tensor]:
+        """Draw healthy X-rays and, beside them, the same with lesions (regional mode).
+
+        Up to step ``start`` both are the same and cost one network call per image; from then on the lesions are guided.
+        The anatomy blend moves the lesions' track by what it moves its healthy twin: blended itself, it would lose
+        them.
+
+        Returns:
+            Latents of the healthy X-rays and of those with lesions, (B, c, h, w) each; the same without lesions.
+        """
+        batch = len(self.noise.start)
+        tracks = 1 if lesions is None else 2
+        latents = self._start(tracks)  # (tracks · B, c, h, w)
+        for index, timestep in enumerate(self.progress(self.solver.timesteps)):
+            healthy = latents[:batch]
+            if keep is not None:
+                blended = keep.blend(healthy, self.noise.for_reference(), self.solver, timestep, index)
+                latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
+            guided = lesions if index >= start else None
+            if guided is None:
+                scaled = self.solver.scale_model_input(latents[:batch], timestep)
+                prediction = self.denoise(scaled, timestep).repeat(tracks, 1, 1, 1)
+            else:
+                scaled = self.solver.scale_model_input(latents, timestep)
+                prediction = self.denoise(scaled, timestep, guided, first=batch)
+            latents = self._step(prediction, timestep, latents)
+            if guided is not None:  # beyond the lesions: the healthy twin
+                healthy, changed = latents.chunk(2)
+                latents = torch.cat([healthy, torch.lerp(healthy, changed, guided.union(batch))])
+            latents = self.end_step(index, timestep, latents)
+        if keep is not None:
+            healthy = latents[:batch]
+            finished = keep.finish(healthy, len(self.solver.timesteps))
+            latents = latents + (finished - healthy).repeat(tracks, 1, 1, 1)
+        return latents[:batch], latents[-batch:]
+
+    def inpaint(self, reference: Tensor, lesions: LatentLesions) -> Tensor:
+        """Draw lesions into given latents (B, c, h, w) (METHOD, step 2); everything else is kept at every step."""
+        keep_mask = 1 - lesions.union(len(reference))
+        steps = len(self.solver.timesteps)
+        keep = Keep(reference, keep_mask, torch.full_like(keep_mask, steps))
+        latents = self._start(1)
+        for index, timestep in enumerate(self.progress(self.solver.timesteps)):
+            latents = keep.blend(latents, self.noise.for_reference(), self.solver, timestep, index)
+            prediction = self.denoise(self.solver.scale_model_input(latents, timestep), timestep, lesions)
+            latents = self.end_step(index, timestep, self._step(prediction, timestep, latents))
+        return keep.finish(latents, steps)
+
+    def _start(self, tracks: int) -> Tensor:
+        started: Tensor = self.noise.start.repeat(tracks, 1, 1, 1) * self.solver.init_noise_sigma
+        return started
+
+    def _step(self, prediction: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
+        moved: Tensor
+        if self.eta == 0:
+            moved = self.solver.step(prediction, timestep, latents).prev_sample
+            return moved
+        drawn = self.noise.draw()
+        drawn = drawn.repeat(len(latents) // len(drawn), 1, 1, 1)
+        moved = self.solver.step(prediction, timestep, latents, eta=self.eta, variance_noise=drawn).prev_sample
+        return moved
