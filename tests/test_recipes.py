@@ -9,18 +9,23 @@ import torch
 
 from xreal.models.autoencoder import PatchAutoencoderKL
 from xreal.models.backbone import PatchUNet2DConditionModel
+from xreal.pipeline import XRealPipeline
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-@pytest.fixture(scope="module")
-def widen() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("widen", RECIPES / "widen.py")
+def recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def widen() -> ModuleType:
+    return recipe("widen")
 
 
 @torch.inference_mode()
@@ -57,3 +62,14 @@ def test_widened_unet_predicts_the_old_channels_as_before(widen: ModuleType) -> 
     assert prediction.shape == noisy.shape
     torch.testing.assert_close(prediction[:, :2], old(noisy[:, :2], torch.tensor([5, 900]), embeds).sample)
     assert prediction[:, 2:].abs().max() > 0
+
+
+def test_noise_left_in_drawn_latents_is_measured(tiny_pipeline: XRealPipeline) -> None:
+    errors = recipe("latent_errors")
+    torch.manual_seed(0)
+    smooth = torch.linspace(-1, 1, 32).view(1, 1, 1, 32).expand(4, 2, 32, 32)
+    noisy = smooth + torch.tensor([0.2, 0.5]).view(-1, 1, 1) * torch.randn(4, 2, 32, 32)
+    torch.testing.assert_close(errors.typical_noise(noisy), torch.tensor([0.2, 0.5]), rtol=0.1, atol=0)
+    found = errors.latent_errors(tiny_pipeline, torch.rand(3, 1, 64, 64))
+    assert found.shape == (tiny_pipeline.vae.config.latent_channels,)
+    assert (found >= errors.LEAST).all()
