@@ -67,6 +67,7 @@ def check_settings(
     guidance: float = 7.0,
     eta: float | None = None,
     lesion_start: float = 0.2,
+    lesion_until: float = 1.0,
     texture: float | None = None,
 ) -> Settings:
     """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
@@ -99,8 +100,9 @@ def check_settings(
         raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
     if not 0 <= guidance < float("inf"):
         raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
-    if not 0 <= lesion_start <= 1:
-        raise InputError(f"lesion_start is {lesion_start}; expected 0 to 1")
+    for name, share in (("lesion_start", lesion_start), ("lesion_until", lesion_until)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name} is {share}; expected 0 to 1")
     if not 0 <= texture <= 2:
         raise InputError(f"texture is {texture}; expected 0 (none) to 2, 1 as in real X-rays")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):

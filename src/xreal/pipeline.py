@@ -190,6 +190,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         eta: float | None = None,
         anatomy: AnatomyBlend | None = None,
         lesion_start: float = 0.2,
+        lesion_until: float = 1.0,
         exact: bool = False,
         texture: float | None = None,
         callback_on_step_end: StepCallback | None = None,
@@ -214,6 +215,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 the steps along the contours and with the variety of real X-rays, where the model knows it.
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
+            lesion_until: regional mode: share of the steps after which lesions are left to the solver: guidance costs a
+                network call of its own and, at the end, shapes hardly more than noise (arXiv 2404.07724).
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
             texture: how much of what the decoder leaves out, grain above all, is added to image and twin alike, where
                 the model knows it: 1 as in real X-rays, 0 none; default 1, for two-pass 0.
@@ -226,7 +229,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
-        use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start, texture)
+        use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture)
         two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
         blend = anatomy or default_blend(use.mode)
@@ -258,9 +261,9 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
 
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = None if two_pass else findings
-        start = round(lesion_start * steps)
+        start, until = round(lesion_start * steps), round(lesion_until * steps)
         walk = self._walk(engine, denoise, noise, eta, callback_on_step_end)
-        healthy_latents, latents = walk.side_by_side(keep, together, start)
+        healthy_latents, latents = walk.side_by_side(keep, together, start, until)
         healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
@@ -300,6 +303,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 "eta": eta,
                 "prompt": prompt,
                 "lesion_start": lesion_start,
+                "lesion_until": lesion_until,
                 "exact": exact,
                 "texture": texture,
                 "anatomy": asdict(blend),

@@ -165,7 +165,7 @@ class EditMixin:
         findings = self._encode_findings([wanted] * len(seeds), binary=False)
         start = steps - round(strength * steps)
         walk = self._walk(engine, self._denoiser(prompt), noise, 0.0, callback)
-        _, latents = walk.side_by_side(keep, findings, start)
+        _, latents = walk.side_by_side(keep, findings, start, steps)
         before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
         return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)
 

@@ -47,6 +47,8 @@ def test_lesions_cost_twin_and_finding_from_their_first_step(
     assert count(organ_mask, [one, one], [1], steps=10) == (10, 2 * 1 + 8 * 4)
     assert count(organ_mask, [one], [1, 2], steps=10, lesion_start=0.5) == (10, 5 * 2 + 5 * 6)
     assert count(organ_mask, [one], [1], steps=10, lesion_start=1.0) == (10, 10)
+    assert count(organ_mask, [one], [1], steps=10, lesion_until=0.8) == (10, 2 * 1 + 6 * 3 + 2 * 2)
+    assert count(organ_mask, [one], [1], steps=10, lesion_until=0.2) == (10, 10)
 
 
 def test_the_reference_costs_300_in_200_calls(

@@ -73,6 +73,7 @@ def test_qualities_and_modes_set_what_is_not_given(
         "eta": eta,
         "prompt": "",
         "lesion_start": 0.2,
+        "lesion_until": 1.0,
         "exact": False,
         "texture": 0.0,  # nor the texture that its decoder leaves out
         "anatomy": {

@@ -77,6 +77,7 @@ class Drawing:
     guidance: float = 7.0
     eta: float | None = None
     lesion_start: float = 0.2
+    lesion_until: float = 1.0
     exact: bool = False
     texture: float | None = None
     prompt: str = ""
@@ -268,6 +269,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "guidance": _number,
     "eta": _number,
     "lesion_start": _number,
+    "lesion_until": _number,
     "texture": _number,
     "exact": _kind(bool, "true or false"),
     "prompt": _kind(str, "a text"),

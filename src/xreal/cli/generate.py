@@ -49,6 +49,7 @@ def generate(
         typer.Option(help="How much X-rays of one mask differ, 1 as real ones; default 1, for two-pass 0."),
     ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
+    lesion_until: Annotated[float, typer.Option(help="Share of the steps after which they are guided no more.")] = 1.0,
     texture: Annotated[
         float | None,
         typer.Option(help="How much grain is added, 1 as in real X-rays, 0 none; default 1, for two-pass 0."),
@@ -90,7 +91,9 @@ def generate(
     from xreal.pipeline import XRealPipeline
     from xreal.synthesis import Drawn, auto_batch_size, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
-    settings = check_settings([seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start, texture)
+    settings = check_settings(
+        [seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture
+    )
     usual = default_blend(settings.mode)
     anatomy = AnatomyBlend(
         anatomy_inside,
@@ -133,6 +136,7 @@ def generate(
                 **asdict(settings),
                 guidance=guidance,
                 lesion_start=lesion_start,
+                lesion_until=lesion_until,
                 prompt=prompt,
                 exact=exact,
                 anatomy=anatomy,

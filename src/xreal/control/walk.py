@@ -36,12 +36,14 @@ class Walk:
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]]
     end_step: Callable[[int, Tensor, Tensor], Tensor]
 
-    def side_by_side(self, keep: Keep | None, lesions: LatentLesions | None, start: int) -> tuple[Tensor, Tensor]:
+    def side_by_side(
+        self, keep: Keep | None, lesions: LatentLesions | None, start: int, until: int
+    ) -> tuple[Tensor, Tensor]:
         """Draw healthy X-rays and, beside them, the same with lesions (regional mode).
 
-        Up to step ``start`` both are the same and cost one network call per image; from then on the lesions are guided.
-        The anatomy blend moves the lesions' track by what it moves its healthy twin: blended itself, it would lose
-        them.
+        Up to step ``start`` both are the same and cost one network call per image; from then on the lesions are guided,
+        up to step ``until``, after which each track goes its own way. The anatomy blend moves the lesions' track by
+        what it moves its healthy twin: blended itself, it would lose them.
 
         Returns:
             Latents of the healthy X-rays and of those with lesions, (B, c, h, w) each; the same without lesions.
@@ -54,17 +56,17 @@ class Walk:
             if keep is not None:
                 blended = keep.blend(healthy, self.noise.for_reference(), self.solver, timestep, index)
                 latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
-            guided = lesions if index >= start else None
-            if guided is None:
+            apart = None if index < start or start >= until else lesions  # once the tracks differ
+            if apart is None:
                 scaled = self.solver.scale_model_input(latents[:batch], timestep)
                 prediction = self.denoise(scaled, timestep).repeat(tracks, 1, 1, 1)
             else:
                 scaled = self.solver.scale_model_input(latents, timestep)
-                prediction = self.denoise(scaled, timestep, guided, first=batch)
+                prediction = self.denoise(scaled, timestep, apart if index < until else None, first=batch)
             latents = self._step(prediction, timestep, latents)
-            if guided is not None:  # beyond the lesions: the healthy twin
+            if apart is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
-                latents = torch.cat([healthy, torch.lerp(healthy, changed, guided.union(batch))])
+                latents = torch.cat([healthy, torch.lerp(healthy, changed, apart.union(batch))])
             latents = self.end_step(index, timestep, latents)
         if keep is not None:
             healthy = latents[:batch]

@@ -1,4 +1,4 @@
-"""When lesions begin: before that step both trajectories are one, after it the anatomy blend does not wipe them out."""
+"""When lesions begin and end: before, both trajectories are one; then the anatomy blend does not wipe them out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,20 @@ def test_the_healthy_twin_does_not_depend_on_the_start(
     np.testing.assert_allclose(twins[1], twins[2], atol=1e-5)
 
 
-@pytest.mark.parametrize("start", [-0.1, 1.1, float("nan")])
-def test_start_out_of_range(tiny_pipeline: XRealPipeline, start: float) -> None:
-    with pytest.raises(InputError, match=r"lesion_start is .*; expected 0 to 1"):
-        tiny_pipeline(lesion_start=start)
+def test_lesions_stay_when_they_are_guided_no_more(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    whole = change(tiny_pipeline, organ_mask, lesion_in())
+    part = change(tiny_pipeline, organ_mask, lesion_in(), lesion_until=0.75)
+    assert part.max() > 1e-3
+    assert np.abs(whole - part).max() > 0
+    inside = lesion_in().mask > 0
+    assert part[0][inside].mean() > 2 * part[0][~inside].mean()
+    assert change(tiny_pipeline, organ_mask, lesion_in(), lesion_until=0.2).max() == 0  # over before it begins
+
+
+@pytest.mark.parametrize("name", ["lesion_start", "lesion_until"])
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_share_out_of_range(tiny_pipeline: XRealPipeline, name: str, share: float) -> None:
+    with pytest.raises(InputError, match=rf"{name} is .*; expected 0 to 1"):
+        tiny_pipeline(**{name: share})
