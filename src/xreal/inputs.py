@@ -30,6 +30,7 @@ class Settings:
         solver: key of ``SOLVERS``.
         steps: of the solver, for each pass.
         eta: DDIM's η.
+        guidance: w, how strongly findings are drawn.
         texture: how much of it is added after decoding, 0 to 2.
     """
 
@@ -37,14 +38,16 @@ class Settings:
     solver: str
     steps: int
     eta: float
+    guidance: float = 12.0
     texture: float = 1.0
 
 
-# Points of the curve in docs/speed.md; "reference" is the authors' procedure.
+# Points of the curve in docs/speed.md; "reference" is the authors' procedure. Its guidance draws Pneumonia fainter than
+# real ones are beside the other lung (docs/log.md).
 _QUALITIES = {
     "draft": Settings("regional", "dpm++", 8, 0.0),
     "default": Settings("regional", "dpm++", 15, 0.0),
-    "reference": Settings("two-pass", "ddim", 100, 1.0, texture=0.0),
+    "reference": Settings("two-pass", "ddim", 100, 1.0, guidance=7.0, texture=0.0),
 }
 
 
@@ -64,7 +67,7 @@ def check_settings(
     mode: str | None = None,
     solver: str | None = None,
     steps: int | None = None,
-    guidance: float = 7.0,
+    guidance: float | None = None,
     eta: float | None = None,
     lesion_start: float = 0.2,
     lesion_until: float = 1.0,
@@ -89,6 +92,7 @@ def check_settings(
     solver = chosen.solver if solver is None else solver
     steps = chosen.steps if steps is None else steps
     texture = chosen.texture if texture is None else texture
+    guidance = chosen.guidance if guidance is None else guidance
     eta = (chosen.eta if solver == "ddim" else 0.0) if eta is None else eta
     if solver not in SOLVERS:
         raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
@@ -107,7 +111,7 @@ def check_settings(
         raise InputError(f"texture is {texture}; expected 0 (none) to 2, 1 as in real X-rays")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
         raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
-    return Settings(chosen.mode, solver, steps, eta, texture)
+    return Settings(chosen.mode, solver, steps, eta, guidance, texture)
 
 
 def lesions_per_image(

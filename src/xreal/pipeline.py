@@ -186,7 +186,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         mode: Mode | None = None,
         solver: str | None = None,
         steps: int | None = None,
-        guidance: float = 7.0,
+        guidance: float | None = None,
         eta: float | None = None,
         anatomy: AnatomyBlend | None = None,
         lesion_start: float = 0.2,
@@ -209,7 +209,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
             steps: of the solver, for each pass; default 15, draft 8, for two-pass 100.
-            guidance: w; each lesion's own strength multiplies it.
+            guidance: w; each lesion's own strength multiplies it. Default 12, for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.9 of
                 the steps along the contours and with the variety of real X-rays, where the model knows it.
@@ -243,7 +243,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
         denoise = self._denoiser(prompt, organs, quality)
-        findings = self._encode_lesions(per_image, guidance, binary=two_pass)
+        findings = self._encode_lesions(per_image, use.guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
         renew = eta > 0
@@ -282,7 +282,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         texture = 0.0 if self.texture is None else use.texture
         if texture > 0:
             tracks = [healthy] if findings is None else [healthy, images]
-            tracks = [self.texture(t.mean(1, keepdim=True), texture_generators(seeds), texture) for t in tracks]
+            noise = self.texture.noise(healthy.shape[-2:], texture_generators(seeds))  # (B, bands, H, W)
+            tracks = [self.texture(track.mean(1, keepdim=True), noise, texture) for track in tracks]
             healthy, images = tracks[0], tracks[-1]
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
         pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey
@@ -299,7 +300,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 "mode": use.mode,
                 "solver": use.solver,
                 "steps": steps,
-                "guidance": guidance,
+                "guidance": use.guidance,
                 "eta": eta,
                 "prompt": prompt,
                 "lesion_start": lesion_start,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xreal.config import PRESETS
 from xreal.errors import InputError
+from xreal.evaluation.rows import reconstruct
 from xreal.masks.lesions import Lesion
 from xreal.models.folder import write_index
 from xreal.models.texture import Texture
@@ -27,9 +28,14 @@ def constant(*deviations: float) -> Texture:
     """Return a texture of these deviations, whatever the image."""
     texture = Texture(bands=len(deviations), width=4)
     with torch.no_grad():
-        texture.network[-1].weight.zero_()
-        texture.network[-1].bias.copy_(torch.tensor(deviations).log())
+        texture.deviation[-1].weight.zero_()
+        texture.deviation[-1].bias.copy_(torch.tensor(deviations).log())
     return texture
+
+
+def textured_grey(texture: Texture, grey: Tensor, *seeds: int, strength: float = 1.0) -> Tensor:
+    drawn: Tensor = texture(grey, texture.noise(grey.shape[-2:], generators(*seeds)), strength)
+    return drawn
 
 
 def powers(texture: Texture, images: Tensor) -> Tensor:
@@ -50,7 +56,7 @@ def test_drawn_noise_has_the_deviation_that_the_network_says() -> None:
         deviations[band] = wanted
         texture = constant(*deviations)
         grey = torch.full((4, 1, 128, 128), 0.5)
-        drawn = texture(grey, generators(0, 1, 2, 3)) - grey
+        drawn = textured_grey(texture, grey, 0, 1, 2, 3) - grey
         assert drawn.std().item() == pytest.approx(wanted, rel=0.1)
         # What is seen in each band, its neighbours' noise included, is what the likelihood reckons with.
         expected = texture.variances(grey).mean((0, 2, 3))
@@ -61,12 +67,12 @@ def test_drawn_noise_has_the_deviation_that_the_network_says() -> None:
 def test_noise_is_of_the_seed_alone_and_scales_with_strength() -> None:
     texture = constant(0.01, 0.01)
     grey = torch.full((2, 1, 64, 64), 0.5)
-    pair, one = texture(grey, generators(3, 7)), texture(grey[:1], generators(7))
+    pair, one = textured_grey(texture, grey, 3, 7), textured_grey(texture, grey[:1], 7)
     assert torch.equal(pair[1], one[0])
     assert not torch.equal(pair[0], pair[1])
-    assert torch.equal(texture(grey, generators(3, 7), strength=0.0), grey)
-    torch.testing.assert_close(texture(grey, generators(3, 7), strength=0.5) - grey, (pair - grey) / 2)
-    white = texture(torch.ones(1, 1, 64, 64), generators(0))
+    assert torch.equal(textured_grey(texture, grey, 3, 7, strength=0.0), grey)
+    torch.testing.assert_close(textured_grey(texture, grey, 3, 7, strength=0.5) - grey, (pair - grey) / 2)
+    white = textured_grey(texture, torch.ones(1, 1, 64, 64), 0)
     assert white.max() == 1
     assert white.min() < 1
 
@@ -137,3 +143,11 @@ def test_stage_adds_texture_to_a_model_folder(phantom_data: Path, tiny_model_fol
     assert isinstance(pipeline.texture, Texture)
     output = pipeline(None, (), [1], steps=2)
     assert not np.array_equal(output.images, pipeline(None, (), [1], steps=2, texture=0.0).images)
+
+
+def test_ceiling_of_the_card_has_texture_too(tiny_pipeline: XRealPipeline) -> None:
+    images = np.full((9, 64, 64), 0.5, np.float32)  # more than one batch
+    plain = reconstruct(tiny_pipeline.vae, images)
+    textured = reconstruct(tiny_pipeline.vae, images, constant(0.02, 0.02))
+    assert (textured - plain).std() == pytest.approx(0.02 * math.sqrt(2), rel=0.3)
+    assert not np.array_equal(textured[0], textured[8])  # each image its own

@@ -69,7 +69,7 @@ def test_qualities_and_modes_set_what_is_not_given(
         "mode": mode,
         "solver": solver,
         "steps": steps,
-        "guidance": 7.0,
+        "guidance": 12.0 if mode == "regional" else 7.0,
         "eta": eta,
         "prompt": "",
         "lesion_start": 0.2,

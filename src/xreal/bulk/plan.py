@@ -68,13 +68,13 @@ class Places:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Settings of ``XRealPipeline.__call__``; mode, solver, steps, eta and texture are filled in from the quality."""
+    """Settings of ``XRealPipeline.__call__``; those that are None are filled in from the quality."""
 
     quality: str = "default"
     mode: str | None = None
     solver: str | None = None
     steps: int | None = None
-    guidance: float = 7.0
+    guidance: float | None = None
     eta: float | None = None
     lesion_start: float = 0.2
     lesion_until: float = 1.0

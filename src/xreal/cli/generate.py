@@ -35,7 +35,9 @@ def generate(
     mode: Annotated[str | None, typer.Option(help="regional or two-pass, instead of the quality's.")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps; default 15, draft 8, two-pass 100.")] = None,
-    guidance: Annotated[float, typer.Option(help="How strongly findings are drawn.")] = 7.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly findings are drawn; default 12, for two-pass 7.")
+    ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     anatomy_inside: Annotated[float, typer.Option(help="Blend strength inside the organs.")] = 1.0,
@@ -134,7 +136,6 @@ def generate(
                 retry_stride=n,
                 quality=quality,
                 **asdict(settings),
-                guidance=guidance,
                 lesion_start=lesion_start,
                 lesion_until=lesion_until,
                 prompt=prompt,

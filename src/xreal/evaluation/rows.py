@@ -179,7 +179,8 @@ def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray, texture: Texture
     parts = [decode_latents(autoencoder, encode_image(autoencoder, part.to(autoencoder.device))) for part in batches]
     if texture is not None:
         seeds = iter(range(len(images)))
-        parts = [texture(part, texture_generators([next(seeds) for _ in part])) for part in parts]
+        noise = (texture.noise(p.shape[-2:], texture_generators([next(seeds) for _ in p])) for p in parts)
+        parts = [texture(part, own) for part, own in zip(parts, noise, strict=True)]
     return torch.cat(parts)[:, 0].cpu().numpy()
 
 

@@ -50,6 +50,7 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         mid_block_add_attention: bool = False,
         sample_size: int = 256,
         scaling_factor: float = 1.0,
+        refine_channels: int = 0,
     ) -> None:
         levels = len(block_out_channels)
         super().__init__(
@@ -71,6 +72,23 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         patch_values = in_channels * self.downsampling**2
         self.patch_encoder = nn.Conv2d(patch_values, latent_channels, 1)
         self.patch_decoder = nn.Conv2d(latent_channels, patch_values, 1)
+        self.refine: nn.Module | None = None
+        if refine_channels > 0:
+            self.add_refinement(refine_channels)
+
+    def add_refinement(self, channels: int) -> None:
+        """Add convolutions over whole pixels to the decoder, silent at first; without them no patch sees the next."""
+        sides = int(self.config.out_channels)
+        self.refine = nn.Sequential(
+            nn.Conv2d(sides, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, sides, 3, padding=1),
+        )
+        nn.init.zeros_(self.refine[-1].weight)
+        nn.init.zeros_(self.refine[-1].bias)
+        self.register_to_config(refine_channels=channels)
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
@@ -106,12 +124,13 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
             latents: of ``images``, unscaled, (N, c, h, w).
             images: (N, C, H, W); a few hundred.
         """
-        lost = torch.cat([i - self.decode(z).sample for z, i in zip(latents.split(16), images.split(16), strict=True)])
-        patches = F.pixel_unshuffle(lost, self.downsampling).movedim(1, -1).flatten(0, -2).double()
         known = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).movedim(1, -1).flatten(0, -2).double()
-        slopes = torch.linalg.lstsq(known, patches).solution.to(latents.dtype)  # (c + 1, patch_values)
-        self.patch_decoder.weight += slopes[:-1].T[..., None, None]
-        self.patch_decoder.bias += slopes[-1]
+        for _ in range(1 if self.refine is None else 2):  # what is refined answers to what is changed, a little
+            lost = [i - self.decode(z).sample for z, i in zip(latents.split(16), images.split(16), strict=True)]
+            patches = F.pixel_unshuffle(torch.cat(lost), self.downsampling).movedim(1, -1).flatten(0, -2).double()
+            slopes = torch.linalg.lstsq(known, patches).solution.to(latents.dtype)  # (c + 1, patch_values)
+            self.patch_decoder.weight += slopes[:-1].T[..., None, None]
+            self.patch_decoder.bias += slopes[-1]
 
     def _encode(self, image: Tensor) -> Tensor:
         moments = super()._encode(F.pixel_unshuffle(image, self.config.patch_size))
@@ -123,6 +142,8 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         decoded = super()._decode(latents, return_dict=False)[0]
         image = F.pixel_shuffle(decoded, self.config.patch_size)
         image = image + F.pixel_shuffle(self.patch_decoder(latents), self.downsampling)
+        if self.refine is not None:
+            image = image + self.refine(image)
         return DecoderOutput(sample=image) if return_dict else (image,)
 
 
@@ -139,7 +160,7 @@ def build_autoencoder(config: AutoencoderConfig, image_size: int) -> Autoencoder
         "sample_size": image_size,
     }
     if config.patch_size > 1:
-        return PatchAutoencoderKL(patch_size=config.patch_size, **common)
+        return PatchAutoencoderKL(patch_size=config.patch_size, refine_channels=config.refine_channels, **common)
     levels = len(config.block_out_channels)
     network = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, **common

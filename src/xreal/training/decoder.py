@@ -15,7 +15,7 @@ from xreal.models.autoencoder import PatchAutoencoderKL
 from xreal.training.autoencoder import AutoencoderStage
 from xreal.training.stage import Loss
 
-__all__ = ["DecoderStage", "disturbance"]
+__all__ = ["DecoderStage", "disturbance", "mean_tile"]
 
 
 def disturbance(latents: Tensor, errors: Sequence[float], generator: torch.Generator) -> Tensor:
@@ -31,6 +31,12 @@ def disturbance(latents: Tensor, errors: Sequence[float], generator: torch.Gener
     return (share * torch.tensor(errors).view(-1, 1, 1) * noise).to(latents)
 
 
+def mean_tile(images: Tensor, side: int) -> Tensor:
+    """Average (B, C, H, W) over its tiles of ``side`` pixels, (B, C, side, side): what is not 0 in it is a grid."""
+    batch, channels, height, width = images.shape
+    return images.reshape(batch, channels, height // side, side, width // side, side).mean((2, 4))
+
+
 class DecoderStage(AutoencoderStage):
     """Reconstruction from the frozen encoder's latents, which are disturbed a little, as drawn ones are.
 
@@ -40,6 +46,7 @@ class DecoderStage(AutoencoderStage):
 
     name = "decoder"
     adversarial_weight = 0.02  # pix2pix (arXiv 1611.07004) weighs L1 100 times; twice as much texture here
+    grid_weight = 3.0  # the mean tile's error is a tenth of a pixel's, and seen all the more
     refit_images = 150
 
     def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
@@ -49,6 +56,9 @@ class DecoderStage(AutoencoderStage):
 
     def _build(self) -> AutoencoderKL:
         network = self.autoencoder.train()
+        wanted = self.preset.autoencoder.refine_channels
+        if wanted > 0 and isinstance(network, PatchAutoencoderKL) and network.refine is None:
+            network.add_refinement(wanted)
         for name, part in network.named_children():
             if name in ("encoder", "quant_conv", "patch_encoder"):
                 part.requires_grad_(False)
@@ -65,6 +75,9 @@ class DecoderStage(AutoencoderStage):
             output = autoencoder.decode(latents + error).sample.float()
         adversarial = 0 <= self.config.adversarial_from <= step
         loss, parts = self.reconstruction.generator_terms(output, target, adversarial)
+        if isinstance(autoencoder, PatchAutoencoderKL):
+            grid = mean_tile(output - target, autoencoder.downsampling).abs().mean()
+            loss, parts = loss + self.grid_weight * grid, parts | {"grid": grid.item()}
         yield Loss("autoencoder", loss, parts)
         if adversarial:
             yield self.reconstruction.discriminator_loss(output, target)

@@ -70,7 +70,9 @@ class TextureStage(AutoencoderStage):
         }
 
     def _textured(self, decoded: Tensor) -> Tensor:
-        drawn: Tensor = self.network(decoded, [torch.Generator().manual_seed(i) for i in range(len(decoded))])
+        network: Texture = self.network
+        generators = [torch.Generator().manual_seed(i) for i in range(len(decoded))]
+        drawn: Tensor = network(decoded, network.noise(decoded.shape[-2:], generators))
         return drawn
 
     def sheet(self) -> list[list[np.ndarray]]:
