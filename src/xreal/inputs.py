@@ -38,7 +38,7 @@ class Settings:
     solver: str
     steps: int
     eta: float
-    guidance: float = 12.0
+    guidance: float = 9.0
     texture: float = 1.0
 
 
@@ -55,10 +55,10 @@ def default_blend(mode: str) -> AnatomyBlend:
     """Return how the prior is blended in where the caller does not say: the paper's way, in regional mode longer.
 
     Half of the steps, as in the paper, leaves the contours to chance at 32×32 latents; eight tenths everywhere keeps
-    them and with them the prior's softness. Half of the steps, but 0.9 along the contours, gives both (docs/log.md).
+    them and with them the prior's softness. Half of the steps, but 0.75 along the contours, gives both (docs/log.md).
     X-rays of one mask differ in regional mode as real ones do; the paper's have one prior.
     """
-    return AnatomyBlend(contour_until=0.9, variety=1.0) if mode == "regional" else AnatomyBlend()
+    return AnatomyBlend(contour_until=0.75, variety=1.0) if mode == "regional" else AnatomyBlend()
 
 
 def check_settings(

@@ -209,9 +209,9 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
             steps: of the solver, for each pass; default 15, draft 8, for two-pass 100.
-            guidance: w; each lesion's own strength multiplies it. Default 12, for two-pass the paper's 7.
+            guidance: w; each lesion's own strength multiplies it. Default 9, for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
-            anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.9 of
+            anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.75 of
                 the steps along the contours and with the variety of real X-rays, where the model knows it.
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.

@@ -75,7 +75,7 @@ class EditMixin:
         prompt: str = "",
         solver: str = "dpm++",
         steps: int = 15,
-        guidance: float = 12.0,
+        guidance: float = 9.0,
         callback_on_step_end: StepCallback | None = None,
     ) -> XRealEditOutput:
         """Change a given X-ray, once per seed: move organs, then add lesions and remove findings.

@@ -31,11 +31,12 @@ def test_reference_is_noised_to_the_solvers_own_level(name: str, steps: int) -> 
         signal, level = alpha.sqrt(), (1 - alpha).sqrt()
         if name == "euler":  # works on latents over √ᾱ and scales them for the network
             signal, level = torch.tensor(1.0), ((1 - alpha) / alpha).sqrt()
-        # Euler's levels are interpolated between the trained ones where its timesteps are.
-        torch.testing.assert_close(kept, signal * reference + level * noise, rtol=2e-3, atol=2e-3)
+        # Euler's levels are interpolated between the trained ones where its timesteps are; DPM-Solver++'s timesteps are
+        # rounded, its levels not.
+        torch.testing.assert_close(kept, signal * reference + level * noise, rtol=2e-3, atol=1e-2)
         # What the network then sees is at the level of that timestep, whatever scale the solver works at.
         seen = solver.scale_model_input(kept, timestep)
-        torch.testing.assert_close(seen, alpha.sqrt() * reference + (1 - alpha).sqrt() * noise, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(seen, alpha.sqrt() * reference + (1 - alpha).sqrt() * noise, rtol=2e-3, atol=1e-2)
         solver.step(draw(2, 4, 8, 8), timestep, latents)  # solvers count their steps
 
 

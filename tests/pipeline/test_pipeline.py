@@ -69,7 +69,7 @@ def test_qualities_and_modes_set_what_is_not_given(
         "mode": mode,
         "solver": solver,
         "steps": steps,
-        "guidance": 12.0 if mode == "regional" else 7.0,
+        "guidance": 9.0 if mode == "regional" else 7.0,
         "eta": eta,
         "prompt": "",
         "lesion_start": 0.2,
@@ -80,7 +80,7 @@ def test_qualities_and_modes_set_what_is_not_given(
             "inside": 1.0,
             "outside": 0.2,
             "until": 0.5,
-            "contour_until": 0.9 if mode == "regional" else 0.0,
+            "contour_until": 0.75 if mode == "regional" else 0.0,
             "variety": 0.0,  # the tiny model has not learnt how X-rays of one mask differ
         },
         "backend": "torch",

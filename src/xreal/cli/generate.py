@@ -36,7 +36,7 @@ def generate(
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps; default 15, draft 8, two-pass 100.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How strongly findings are drawn; default 12, for two-pass 7.")
+        float | None, typer.Option(help="How strongly findings are drawn; default 9, for two-pass 7.")
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
@@ -44,7 +44,7 @@ def generate(
     anatomy_outside: Annotated[float, typer.Option(help="Blend strength outside the organs.")] = 0.2,
     anatomy_until: Annotated[float, typer.Option(help="Share of the steps that blend.")] = 0.5,
     anatomy_contour_until: Annotated[
-        float | None, typer.Option(help="The same along the organs' contours; default 0.9, for two-pass 0.5.")
+        float | None, typer.Option(help="The same along the organs' contours; default 0.75, for two-pass 0.5.")
     ] = None,
     anatomy_variety: Annotated[
         float | None,
