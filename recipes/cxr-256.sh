@@ -23,6 +23,8 @@
 #   python recipes/widen.py FOUR WIDE --channels 8 --data RUN/data/nih --data RUN/data/nih_normal
 #   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 2400 --batch-size 32 --learning-rate 6e-4
 #   xreal train decoder ... --autoencoder WIDE --steps 700, and once more from its own weights --steps 500: 37.1 dB
+#   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 6400 --batch-size 32 --learning-rate 6e-4 --resume
+#   python recipes/latent_errors.py RUN ...; torchrun ... train decoder ... --steps 750, train texture: 37.3 dB, the preset's
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
