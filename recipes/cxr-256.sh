@@ -25,6 +25,7 @@
 #   xreal train decoder ... --autoencoder WIDE --steps 700, and once more from its own weights --steps 500: 37.1 dB
 #   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 6400 --batch-size 32 --learning-rate 6e-4 --resume
 #   python recipes/latent_errors.py RUN ...; torchrun ... train decoder ... --steps 750, train texture: 37.3 dB, the preset's
+#   python recipes/average.py (bundles before and after) OUT: the mean of the two U-Nets is bundled, docs/log.md
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
