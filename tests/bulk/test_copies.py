@@ -8,7 +8,7 @@ import pytest
 
 import xreal.bulk.copies
 import xreal.evaluation.privacy
-from xreal.bulk.copies import CopyCheck, cache_folder, prepare_copy_check
+from xreal.bulk.copies import CopyCheck, prepare_copy_check
 from xreal.bulk.drawing import draw_items
 from xreal.bulk.plan import parse_plan
 from xreal.bulk.sampling import sample_item
@@ -17,6 +17,7 @@ from xreal.data.phantom import phantom
 from xreal.data.prepared import write_shard
 from xreal.errors import InputError, OutputError
 from xreal.evaluation.privacy import TrainingImages, nearest_training_images, thumbnails
+from xreal.files import cache_folder
 from xreal.pipeline import XRealPipeline
 
 
@@ -78,11 +79,11 @@ def test_too_few_held_out_images_are_refused(tmp_path: Path) -> None:
 
 def test_a_cache_that_takes_no_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xreal.bulk.copies, "FEWEST_HELD_OUT", 1)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("XREAL_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").touch()
     for split, seeds in (("train", range(1)), ("val", range(2, 3))):
         write_phantoms(tmp_path, split, seeds)
-    with pytest.raises(OutputError, match="environment variable XDG_CACHE_HOME"):
+    with pytest.raises(OutputError, match="environment variable XREAL_CACHE"):
         prepare_copy_check((str(tmp_path),), cache_folder())
 
 

@@ -25,7 +25,7 @@ from xreal.evaluation.privacy import FEWEST_HELD_OUT, TrainingImages, nearest_tr
 from xreal.files import temporary_path, write_bytes
 from xreal.images import fit_square
 
-__all__ = ["CopyCheck", "cache_folder", "prepare_copy_check"]
+__all__ = ["CopyCheck", "prepare_copy_check"]
 
 _SIDE = 128  # at which privacy.py compares pictures
 _HELD_OUT = 199  # `val` images that set the threshold, the second largest similarity; more would cost minutes
@@ -49,11 +49,6 @@ class CopyCheck:
     def similarity(self, images: np.ndarray) -> np.ndarray:
         """Return (B,) the similarity of images (B, H, W) to the nearest training image of each."""
         return nearest_training_images(images, _training_images(self.folders, self.thumbnails)).similarity
-
-
-def cache_folder() -> Path:
-    """Return where things are kept that can be made again: ``xreal`` in ``XDG_CACHE_HOME``, or in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xreal"
 
 
 def prepare_copy_check(folders: tuple[str, ...], cache: Path) -> CopyCheck:
@@ -105,7 +100,7 @@ def _write_thumbnails(train: PreparedDataset, file: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"{file} cannot be written ({error}); name a folder that takes files in the environment variable "
-            "XDG_CACHE_HOME"
+            "XREAL_CACHE"
         ) from error
 
 

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 import xreal
-from xreal.bulk.copies import CopyCheck, cache_folder, prepare_copy_check
+from xreal.bulk.copies import CopyCheck, prepare_copy_check
 from xreal.bulk.drawing import Result, draw_items
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
 from xreal.bulk.tables import write_tables
 from xreal.bulk.writing import FOLDERS, write_result
 from xreal.errors import DataError, InputError, ModelError, OutputError
-from xreal.files import write_bytes, written_behind
+from xreal.files import cache_folder, write_bytes, written_behind
 from xreal.images import check_output_folder, write_json
 from xreal.models.backends import EAGER, Backend, choose_backend
 from xreal.models.folder import read_index, resolve_folder, weights_hash
@@ -110,8 +110,8 @@ def synthesize(
         check_ray(ray)
     folder = resolve_folder(model)
     components = read_index(folder)
-    if "anatomy_controller" not in components:
-        raise ModelError(f"{model} has no anatomy_controller; train one with `xreal train anatomy`")
+    if not {"anatomy_controller", "anatomy_adapter"} & components.keys():
+        raise ModelError(f"{model} has neither anatomy_controller nor anatomy_adapter; see `xreal train anatomy`")
     if plan.checks.min_dice > 0 and "segmenter" not in components:
         raise ModelError(f"{model} has no segmenter to check images with; set checks: min_dice to 0, or train one")
     masks, boxes = list_masks(plan.anatomies), read_boxes(plan.lesions.boxes)
