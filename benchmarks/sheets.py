@@ -35,8 +35,8 @@ def main() -> None:
     rows = []
     for path in sorted(EXAMPLES.glob("*.png")):
         output = pipeline(read_organ_mask(path), seeds=range(6))
-        rows.append([colour_labels(output.organ_masks[0]), output.priors[0], *output.images])
-    write_sheet(options.out / "generated.png", rows, ["organ mask", "prior"])
+        rows.append([colour_labels(output.organ_masks[0]), *output.images])
+    write_sheet(options.out / "generated.png", rows, ["organ mask", "seeds 0 to 5"])
 
     organs, rows = read_organ_mask(EXAMPLES / "organs.png"), []
     for finding in (

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# The paper's comparison (arXiv 2403.09240): text only, concatenation, ControlNet, XReal two-pass and regional, on the
-# same data, by the same judges, in one table: RUN/compare.md.
+# The paper's comparison (arXiv 2403.09240): text only, concatenation, ControlNet, XReal two-pass and regional, with the
+# adapter and without, on the same data, by the same judges, in one table: RUN/compare.md.
 #
 #   recipes/compare.sh RUN PREPARED...     PREPARED: X-rays with organ masks, train and val
 #
-#   PRESET=cxr-256  sizes and lengths of the stages        N=200       images per row
-#   STEPS=          steps of backbone and concat           CONTROL_STEPS=STEPS  of controlnet and anatomy, if not the preset's
-#   LAUNCH=xreal    or "torchrun --standalone --nproc_per_node 8 -m -- xreal.cli"
-#   MODEL=          an XReal model, such as cxr-256, to compare with instead of training one in RUN/xreal
+#   PRESET=cxr-256         sizes and lengths of the stages
+#   STEPS=                 of autoencoder and backbone, if not the preset's
+#   CONTROL_STEPS=STEPS    of anatomy, adapter, controlnet and concat
+#   BATCH_SIZE=            of all stages
+#   N=200 TWO_PASS_N=20    images per row, of the row two-pass
+#   LAUNCH=xreal           or "torchrun --standalone --nproc_per_node 8 -m -- xreal.cli"
+#   MODEL=                 an XReal model, such as cxr-256, to compare with instead of training one in RUN/xreal
 #
-# All share one autoencoder. ControlNet and XReal share one backbone, which they leave as it is; concatenation trains its
-# own for as many steps. Killed, it goes on where it was when it is started again. NOT RUN AT FULL LENGTH HERE: no duration
+# All share one autoencoder and one backbone. ControlNet and XReal leave it as it is; concatenation trains it on, for as many
+# steps as ControlNet trains. Killed, it goes on where it was when it is started again. NOT RUN AT FULL LENGTH HERE: no duration
 # and no score is known; all of it was run with PRESET=tiny STEPS=2 N=4 on phantoms, to see that it works.
 set -euo pipefail
 run=$1
@@ -20,7 +23,10 @@ for folder in "$@"; do data+=(--data "$folder"); done
 real=("${data[@]/--data/--real}")
 preset=(--preset "${PRESET:-cxr-256}")
 steps=() control_steps=()
-[ -z "${STEPS:-}" ] || steps=(--steps "$STEPS") control_steps=(--steps "${CONTROL_STEPS:-$STEPS}")
+CONTROL_STEPS=${CONTROL_STEPS:-${STEPS:-}}
+[ -z "${STEPS:-}" ] || steps=(--steps "$STEPS")
+[ -z "$CONTROL_STEPS" ] || control_steps=(--steps "$CONTROL_STEPS")
+[ -z "${BATCH_SIZE:-}" ] || preset+=(--batch-size "$BATCH_SIZE")
 read -ra launch <<<"${LAUNCH:-xreal}"
 
 # train STAGE OUT OPTION...: begins, or goes on from the last checkpoint.
@@ -35,15 +41,16 @@ if [ -z "${MODEL:-}" ]; then
   train autoencoder "$model" "${steps[@]}"
   train backbone "$model" "${steps[@]}"
   train anatomy "$model" "${control_steps[@]}"
+  train adapter "$model" "${control_steps[@]}"
 fi
-train concat "$run/concat" --autoencoder "$model" "${steps[@]}"
+train concat "$run/concat" --autoencoder "$model" --start "$model" "${control_steps[@]}"
 train controlnet "$run/controlnet" --start "$model" "${control_steps[@]}"
 
 n=${N:-200}
-xreal evaluate --model "$model" "${real[@]}" -n "$n" --two-pass-n "$n" --only fidelity,anatomy,pathology \
+xreal evaluate --model "$model" "${real[@]}" -n "$n" --two-pass-n "${TWO_PASS_N:-20}" --only fidelity,anatomy,pathology \
     --out "$run/reports/xreal"
 for name in concat controlnet; do
-  xreal evaluate --model "$run/$name" "${real[@]}" -n "$n" --two-pass-n 0 --only fidelity,anatomy,pathology \
+  xreal evaluate --model "$run/$name" "${real[@]}" -n "$n" --rows regional --only fidelity,anatomy,pathology \
       --out "$run/reports/$name"
 done
 python "$(dirname "$0")/compare.py" "$run/reports"

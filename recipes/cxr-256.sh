@@ -12,6 +12,7 @@
 #   backbone      3,000 × 16            75 min, two processes, A     docs/results.md
 #   anatomy         400 ×  4            15 min, one thread, A        PSNR 15.1 dB, SSIM 0.60
 #   variation    one pass               5 min, one thread, B        docs/log.md
+#   adapter       2,400 × 32            44 min, two processes, B     v-loss with the mask 0.387, docs/results.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   texture         300 × 16 crops      2 min, two processes, B      bands within 1.1 dB
 #   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md
@@ -26,6 +27,7 @@
 #   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 6400 --batch-size 32 --learning-rate 6e-4 --resume
 #   python recipes/latent_errors.py RUN ...; torchrun ... train decoder ... --steps 750, train texture: 37.3 dB, the preset's
 #   python recipes/average.py (bundles before and after) OUT: the mean of the two U-Nets is bundled, docs/log.md
+#   torchrun ... train adapter ... --start (that bundle): its organ masks go to the U-Net by an adapter
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
@@ -44,6 +46,7 @@ xreal train autoencoder "${data[@]}" --preset cxr-256 --out "$run"
 torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train backbone "${data[@]}" --preset cxr-256 --out "$run"
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
 xreal train variation "${data[@]}" --preset cxr-256 --out "$run"
+torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train adapter "${data[@]}" --preset cxr-256 --out "$run"
 xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
 xreal train texture "${data[@]}" --preset cxr-256 --out "$run"
 

@@ -16,7 +16,7 @@
 set -euo pipefail
 prepared=$1 run=$2
 
-for stage in autoencoder backbone anatomy decoder; do
+for stage in autoencoder backbone anatomy adapter decoder; do
   torchrun --standalone --nproc_per_node "${GPUS:-8}" -m -- xreal.cli train "$stage" --data "$prepared" --preset paper \
       --out "$run"
 done

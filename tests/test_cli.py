@@ -78,7 +78,8 @@ def test_generate_writes_pictures_twins_records_and_a_sheet(
         assert record["lesions"] == [{"finding": "Pneumonia", "strength": 0.5}]
         wanted = {"mode": "regional", "solver": "dpm++", "steps": 2, "guidance": 9.0, "eta": 0.0, "exact": False}
         assert (wanted | {"backend": "torch", "precision": "float32"}).items() <= record.items()
-        assert record["anatomy"] == {"inside": 1.0, "outside": 0.2, "until": 0.5, "contour_until": 0.75, "variety": 0.0}
+        blend = {"inside": 1.0, "outside": 0.2, "until": 0.5, "contour_until": 0.9, "variety": 0.0, "adapter": 0.0}
+        assert record["anatomy"] == blend
         assert record["conformance"].keys() == {"left lung", "right lung", "heart"}
         assert record["accepted"] is True
         assert (record["organs"], record["attempts"]) == (str(organs), 1)

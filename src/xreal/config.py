@@ -171,6 +171,7 @@ _CXR_256 = Preset(
         "concat": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "controlnet": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
+        "adapter": StageConfig(steps=2400, batch_size=32, learning_rate=8e-4, ema_decay=0.998, augmented_copies=1),
         "decoder": StageConfig(steps=700, batch_size=16, learning_rate=3e-4, crop=128, ema_decay=0.995),
         "texture": StageConfig(steps=300, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
@@ -217,6 +218,7 @@ _PAPER = Preset(
             steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3
         ),
         "anatomy": StageConfig(steps=100_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
+        "adapter": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
         "decoder": StageConfig(steps=50_000, batch_size=16, learning_rate=7e-5, adversarial_from=0),
         "texture": StageConfig(steps=2000, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99, seed=1),
@@ -243,6 +245,7 @@ _TINY = Preset(
         "concat": _TINY_STAGE,
         "controlnet": _TINY_STAGE,
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
+        "adapter": _TINY_STAGE,
         "decoder": replace(_TINY_STAGE, crop=32, adversarial_from=0),
         "texture": replace(_TINY_STAGE, crop=32),
         "judge-segmenter": replace(_TINY_STAGE, seed=1),

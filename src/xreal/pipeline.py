@@ -38,7 +38,7 @@ from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.folder import load_components, resolve_folder
-from xreal.models.organs import ControlledUNet, sees_organs
+from xreal.models.organs import ControlledUNet, adapter_features, sees_organs
 from xreal.models.precision import device_of
 from xreal.models.prompts import encode_prompts
 from xreal.pipeline_edit import EditMixin, XRealEditOutput
@@ -56,7 +56,7 @@ class XRealPipelineOutput(BaseOutput):
     Attributes:
         images: (B, H, W) float32 in [0, 1], MONOCHROME2.
         healthy: the same X-rays without their lesions, (B, H, W) float32; None where no image has a lesion.
-        priors: what the Anatomy Controller drew, (B, H, W) float32; None without organ mask.
+        priors: what the Anatomy Controller drew, (B, H, W) float32; None where no prior is kept.
         organ_masks: (B, H, W) uint8 ``Organ`` as used; None without organ mask.
         lesion_masks: per image (K, H, W) float32 in [0, 1] as used.
         seeds: one per image.
@@ -79,7 +79,14 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
     anatomy: the paper's baselines.
     """
 
-    _optional_components = ["anatomy_controller", "anatomy_variation", "controlnet", "segmenter", "texture"]  # noqa: RUF012 (diffusers' own way)
+    _optional_components = [  # noqa: RUF012 (diffusers' own way)
+        "anatomy_adapter",
+        "anatomy_controller",
+        "anatomy_variation",
+        "controlnet",
+        "segmenter",
+        "texture",
+    ]
     model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
 
     def __init__(
@@ -91,6 +98,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         scheduler: Any,
         anatomy_controller: Any = None,
         anatomy_variation: Any = None,
+        anatomy_adapter: Any = None,
         segmenter: Any = None,
         controlnet: Any = None,
         texture: Any = None,
@@ -104,6 +112,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             scheduler=scheduler,
             anatomy_controller=anatomy_controller,
             anatomy_variation=anatomy_variation,
+            anatomy_adapter=anatomy_adapter,
             segmenter=segmenter,
             controlnet=controlnet,
             texture=texture,
@@ -189,7 +198,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         guidance: float | None = None,
         eta: float | None = None,
         anatomy: AnatomyBlend | None = None,
-        lesion_start: float = 0.2,
+        lesion_start: float = 0.1,
         lesion_until: float = 1.0,
         exact: bool = False,
         texture: float | None = None,
@@ -208,11 +217,12 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
-            steps: of the solver, for each pass; default 15, draft 8, for two-pass 100.
+            steps: of the solver, for each pass; default 10, draft 5, for two-pass 100.
             guidance: w; each lesion's own strength multiplies it. Default 9, for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
-            anatomy: how the organ mask's prior is blended in; default the paper's, in regional mode until 0.75 of
-                the steps along the contours and with the variety of real X-rays, where the model knows it.
+            anatomy: how the organ mask acts; default the paper's way, in regional mode by the model's adapter alone
+                or, without one, by the prior until 0.9 of the steps along the contours, with the variety of real X-rays
+                where the model knows it.
             lesion_start: regional mode: share of the steps after which lesions are drawn. Earlier changes the
                 anatomy below them more and costs more network calls; 1 draws none.
             lesion_until: regional mode: share of the steps after which lesions are left to the solver: guidance costs a
@@ -232,9 +242,11 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture)
         two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
-        blend = anatomy or default_blend(use.mode)
+        blend = anatomy or default_blend(use.mode, self.anatomy_adapter is not None)
         if self.anatomy_variation is None:
             blend = replace(blend, variety=0.0)
+        if self.anatomy_adapter is None or organ_mask is None:
+            blend = replace(blend, adapter=0.0)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
         engine = build_solver(use.solver, self.scheduler, steps)
@@ -242,7 +254,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
-        denoise = self._denoiser(prompt, organs, quality)
+        denoise = self._denoiser(prompt, organs, blend.adapter, quality)
         findings = self._encode_lesions(per_image, use.guidance, binary=two_pass)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
@@ -250,7 +262,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         latent_shape = (int(self.unet.config.in_channels), *self._latent_size)
         noise = StepNoise(seeds, latent_shape, device, fixed=not renew)
         priors, keep = None, None
-        if organs is not None and controller is not None:
+        if organs is not None and controller is not None and blend.keeps:
             priors = draw_prior(controller, organs)  # (B, 1 or 3, H, W)
             reference = encode_image(vae, priors, noise.reference_generators)  # (B, c, h, w)
             if blend.variety > 0:
@@ -334,15 +346,23 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
 
         return Walk(solver, denoise, noise, eta, self.progress_bar, end_step)
 
-    def _denoiser(self, prompt: str, organs: Tensor | None = None, quality: Quality = "default") -> Denoiser:
-        """Bind the U-Net to the prompt and, where the model sees them at every call, to the organ masks (B, H, W)."""
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device_of(self.unet))  # (1, L, d)
+    def _denoiser(
+        self, prompt: str, organs: Tensor | None = None, adapter: float = 0.0, quality: Quality = "default"
+    ) -> Denoiser:
+        """Bind the U-Net to the prompt and to the organ masks (B, H, W), where the model is told of them."""
+        device = device_of(self.unet)
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
         network: Any = self.network("unet", quality)
         if self.controlnet is not None:
             network = ControlledUNet(self.unet, self.controlnet)
-        if organs is None or not sees_organs(network):
+        if organs is None:
             return Denoiser(network, embeds)
-        return Denoiser(network, embeds, organs.to(device_of(self.unet)))
+        if sees_organs(network):
+            return Denoiser(network, embeds, organs.to(device))
+        if adapter == 0:
+            return Denoiser(network, embeds)
+        features = adapter_features(self.anatomy_adapter, self.unet, organs.to(device))
+        return Denoiser(network, embeds, organ_features=[adapter * one for one in features])
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
@@ -369,7 +389,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
     def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:
         if organ_mask is None:
             return None
-        if self.anatomy_controller is None and self.controlnet is None and not sees_organs(self.unet):
+        steered = (self.anatomy_controller, self.anatomy_adapter, self.controlnet) != (None, None, None)
+        if not steered and not sees_organs(self.unet):
             raise ModelError("this model has no anatomy_controller; train one with `xreal train anatomy`")
         stack = organ_mask if np.ndim(organ_mask) == 3 else [organ_mask]
         if len(stack) not in (1, batch):

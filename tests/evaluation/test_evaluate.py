@@ -12,6 +12,9 @@ from xreal.config import PRESETS
 from xreal.data.phantom import phantom
 from xreal.evaluation.cases import Cases, read_cases, write_case
 from xreal.evaluation.options import AXES
+from xreal.models.folder import write_index
+from xreal.models.organs import build_adapter
+from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding
 
 SIZE = PRESETS["tiny"].image_size
@@ -45,7 +48,7 @@ def test_rows_hold_floor_ceiling_model_and_ablations(card: tuple[Path, dict]) ->
         "reconstructed",
         "regional",
         "two-pass",
-        "without anatomy controller",
+        "without organ mask",
         "shuffled masks",
     ]
     assert {"fidelity: cxr-encoder", "fidelity: autoencoder", "radiomics", "spectrum"} <= rows["real vs real"].keys()
@@ -54,6 +57,29 @@ def test_rows_hold_floor_ceiling_model_and_ablations(card: tuple[Path, dict]) ->
         assert axis in rows["regional"], axis
     assert rows["regional"]["anatomy"]["dice heart"]["n"] == 4
     assert set(card[1]["findings"]["regional"]) == {"Pneumonia", "Infiltration", "Atelectasis", "Edema"}
+
+
+def test_rows_are_those_asked_for_and_the_prior_is_one_where_an_adapter_may_be_left_out(
+    data: Path,
+    judges: Path,
+    tiny_pipeline: XRealPipeline,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    build_adapter(tiny_pipeline.unet, 8).save_pretrained(model / "anatomy_adapter")
+    assert write_index(model)
+    asked = ("--n", 2, "--only", "anatomy", "--rows")
+    command = _command(data, judges, tmp_path / "out", "--model", model, *asked, "regional,prior")
+    assert run(*command) == 0
+    rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
+    assert list(rows) == ["real vs real", "reconstructed", "regional", "prior instead of adapter", "shuffled masks"]
+    assert rows["regional"]["anatomy"] != rows["prior instead of adapter"]["anatomy"]
+    for names, message in (("regional,best", "unknown row 'best'"), ("text", "the row regional is what the others")):
+        assert run(*_command(data, judges, tmp_path / "no", "--model", model, *asked, names)) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_every_number_has_its_n_and_lies_in_its_interval(card: tuple[Path, dict]) -> None:

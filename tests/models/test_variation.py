@@ -72,7 +72,7 @@ def test_a_model_that_knows_the_variety_uses_it_in_regional_mode(varied_folder: 
     pipeline = XRealPipeline.from_pretrained(varied_folder)
     pipeline.set_progress_bar_config(disable=True)
     assert isinstance(pipeline.anatomy_variation, AnatomyVariation)
-    usual, mean = default_blend("regional"), AnatomyBlend(contour_until=0.75)
+    usual, mean = default_blend("regional"), AnatomyBlend(contour_until=0.9)
     varied = pipeline(organ_mask, seeds=[1, 2], steps=3)
     same = pipeline(organ_mask, seeds=[1, 2], steps=3, anatomy=usual)
     plain = pipeline(organ_mask, seeds=[1, 2], steps=3, anatomy=mean)

@@ -34,8 +34,8 @@ def count(tiny_pipeline: XRealPipeline) -> Count:
 
 
 def test_a_healthy_image_costs_one_evaluation_a_step(count: Count, organ_mask: np.ndarray) -> None:
-    assert count(organ_mask, seeds=[1]) == (15, 15)
-    assert count(organ_mask, seeds=[1], quality="draft") == (8, 8)
+    assert count(organ_mask, seeds=[1]) == (10, 10)
+    assert count(organ_mask, seeds=[1], quality="draft") == (5, 5)
     assert count(organ_mask, seeds=[1, 2, 3], steps=5) == (5, 15)
 
 
@@ -43,12 +43,12 @@ def test_lesions_cost_twin_and_finding_from_their_first_step(
     count: Count, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:
     one = lesion_in()
-    assert count(organ_mask, [one], [1]) == (15, 3 * 1 + 12 * 3)  # default; lesions after a fifth of the steps
-    assert count(organ_mask, [one, one], [1], steps=10) == (10, 2 * 1 + 8 * 4)
+    assert count(organ_mask, [one], [1]) == (10, 1 + 9 * 3)  # default; lesions after a tenth of the steps
+    assert count(organ_mask, [one, one], [1], steps=10) == (10, 1 + 9 * 4)
     assert count(organ_mask, [one], [1, 2], steps=10, lesion_start=0.5) == (10, 5 * 2 + 5 * 6)
     assert count(organ_mask, [one], [1], steps=10, lesion_start=1.0) == (10, 10)
-    assert count(organ_mask, [one], [1], steps=10, lesion_until=0.8) == (10, 2 * 1 + 6 * 3 + 2 * 2)
-    assert count(organ_mask, [one], [1], steps=10, lesion_until=0.2) == (10, 10)
+    assert count(organ_mask, [one], [1], steps=10, lesion_until=0.8) == (10, 1 + 7 * 3 + 2 * 2)
+    assert count(organ_mask, [one], [1], steps=10, lesion_until=0.1) == (10, 10)
 
 
 def test_the_reference_costs_300_in_200_calls(

@@ -57,7 +57,7 @@ def test_lesions_stay_when_they_are_guided_no_more(
     assert np.abs(whole - part).max() > 0
     inside = lesion_in().mask > 0
     assert part[0][inside].mean() > 2 * part[0][~inside].mean()
-    assert change(tiny_pipeline, organ_mask, lesion_in(), lesion_until=0.2).max() == 0  # over before it begins
+    assert change(tiny_pipeline, organ_mask, lesion_in(), lesion_until=0.1).max() == 0  # over before it begins
 
 
 @pytest.mark.parametrize("name", ["lesion_start", "lesion_until"])

@@ -89,6 +89,20 @@ def test_controlnet_without_a_mask_is_the_model_alone(models: dict[str, Path], t
     np.testing.assert_array_equal(*pictures)
 
 
+def test_concat_begins_as_the_backbone_it_starts_from(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    model = tiny_model_folder
+    stage = build_stage("concat", TINY, [phantom_data], tmp_path, autoencoder=model, start=model)
+    own = stage.network.eval()
+    theirs = XRealPipeline.from_pretrained(model)
+    latents, mask = torch.randn(2, 4, 8, 8), torch.ones(2, 64, 64, dtype=torch.uint8)
+    ids, timesteps = stage.input_ids[:2], torch.tensor([500, 20])
+    embeds = theirs.text_encoder(ids, return_dict=False)[0]
+    wanted = theirs.unet(latents, timesteps, embeds).sample
+    torch.testing.assert_close(own(latents, timesteps, ids, mask), wanted)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_command_line_draws(
     name: str, models: dict[str, Path], organ_mask: np.ndarray, tmp_path: Path, run: Callable[..., int]

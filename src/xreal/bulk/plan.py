@@ -76,7 +76,7 @@ class Drawing:
     steps: int | None = None
     guidance: float | None = None
     eta: float | None = None
-    lesion_start: float = 0.2
+    lesion_start: float = 0.1
     lesion_until: float = 1.0
     exact: bool = False
     texture: float | None = None

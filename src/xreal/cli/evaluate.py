@@ -21,6 +21,9 @@ def evaluate(
         list[Path] | None, typer.Option(help="Prepared data set that the generator was trained on; default --real.")
     ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Images that the model draws per row.")] = 200,
+    rows: Annotated[
+        str, typer.Option(help="What the model draws: regional,prior,two-pass,text; the first is needed.")
+    ] = "regional,prior,two-pass,text",
     two_pass_n: Annotated[int, typer.Option(help="Images of the row two-pass, which takes longest.")] = 20,
     only: Annotated[
         str,
@@ -54,7 +57,8 @@ def evaluate(
         n=n,
         two_pass_n=two_pass_n,
         seed=seed,
-        only=tuple(axis.strip() for axis in only.split(",") if axis.strip()),
+        rows=_listed(rows),
+        only=_listed(only),
         edit_n=edit_n,
         minutes=minutes,
         batch_size=batch_size,
@@ -66,3 +70,7 @@ def evaluate(
     for note in report["notes"]:
         typer.echo(f"note: {note}")
     typer.echo(f"{out / 'index.html'}")
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,23 +34,30 @@ def generate(
     ] = "default",
     mode: Annotated[str | None, typer.Option(help="regional or two-pass, instead of the quality's.")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps; default 15, draft 8, two-pass 100.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps; default 10, draft 5, two-pass 100.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strongly findings are drawn; default 9, for two-pass 7.")
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
-    anatomy_inside: Annotated[float, typer.Option(help="Blend strength inside the organs.")] = 1.0,
-    anatomy_outside: Annotated[float, typer.Option(help="Blend strength outside the organs.")] = 0.2,
-    anatomy_until: Annotated[float, typer.Option(help="Share of the steps that blend.")] = 0.5,
+    anatomy_inside: Annotated[float | None, typer.Option(help="Blend strength inside the organs; default 1.")] = None,
+    anatomy_outside: Annotated[float | None, typer.Option(help="Blend strength elsewhere; default 0.2.")] = None,
+    anatomy_until: Annotated[
+        float | None, typer.Option(help="Share of the steps that blend; default 0.5, with an adapter 0: no prior.")
+    ] = None,
     anatomy_contour_until: Annotated[
-        float | None, typer.Option(help="The same along the organs' contours; default 0.75, for two-pass 0.5.")
+        float | None,
+        typer.Option(help="The same along the organs' contours; default 0.9, with an adapter 0, for two-pass 0.5."),
     ] = None,
     anatomy_variety: Annotated[
         float | None,
         typer.Option(help="How much X-rays of one mask differ, 1 as real ones; default 1, for two-pass 0."),
     ] = None,
-    lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.2,
+    anatomy_adapter: Annotated[
+        float | None,
+        typer.Option(help="How strongly the mask acts on the U-Net, 1 as trained; default 1.3, for two-pass 0."),
+    ] = None,
+    lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.1,
     lesion_until: Annotated[float, typer.Option(help="Share of the steps after which they are guided no more.")] = 1.0,
     texture: Annotated[
         float | None,
@@ -96,16 +103,19 @@ def generate(
     settings = check_settings(
         [seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture
     )
-    usual = default_blend(settings.mode)
-    anatomy = AnatomyBlend(
-        anatomy_inside,
-        anatomy_outside,
-        anatomy_until,
-        usual.contour_until if anatomy_contour_until is None else anatomy_contour_until,
-        usual.variety if anatomy_variety is None else anatomy_variety,
-    )
+    settable = {
+        "inside": anatomy_inside,
+        "outside": anatomy_outside,
+        "until": anatomy_until,
+        "contour_until": anatomy_contour_until,
+        "variety": anatomy_variety,
+        "adapter": anatomy_adapter,
+    }
+    given = {key: value for key, value in settable.items() if value is not None}
+    AnatomyBlend(**given)  # refused before anything is opened
     hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model, backend)
+    anatomy = replace(default_blend(settings.mode, pipeline.anatomy_adapter is not None), **given)
     batch = batch or auto_batch_size(pipeline)
     provenance = {
         "model": model,

@@ -29,6 +29,8 @@ class AnatomyBlend:
         variety: how far the prior is moved from the mean chest towards one of its own exposure and build, in standard
             deviations of X-rays of one mask; 0 is the mean chest, 1 as real ones differ. Needs a model that has
             learnt how they differ (``anatomy_variation``).
+        adapter: how strongly the organ mask acts on the U-Net itself at every step; 0 not at all, as in the paper, 1 as
+            trained. Needs a model with an ``anatomy_adapter``.
     """
 
     inside: float = 1.0
@@ -36,6 +38,7 @@ class AnatomyBlend:
     until: float = 0.5
     contour_until: float = 0.0
     variety: float = 0.0
+    adapter: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -43,8 +46,15 @@ class AnatomyBlend:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"anatomy blend {name} is {value}; expected 0 to 1")
-        if not 0 <= self.variety <= 2:
-            raise InputError(f"anatomy blend variety is {self.variety}; expected 0 to 2")
+        for name in ("variety", "adapter"):
+            value = getattr(self, name)
+            if not 0 <= value <= 2:
+                raise InputError(f"anatomy blend {name} is {value}; expected 0 to 2")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything of the prior is kept at any step."""
+        return max(self.inside, self.outside) > 0 and max(self.until, self.contour_until) > 0
 
 
 def organ_mask_to_pixels(organ_mask: Tensor, channels: int = 1) -> Tensor:

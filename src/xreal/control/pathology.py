@@ -28,9 +28,20 @@ class LatentLesions:
 
     def union(self, images: int) -> Tensor:
         """Return per image where any of its lesions is, (images, 1, h, w): the largest of its masks."""
-        nowhere = self.masks.new_zeros(images, *self.masks.shape[1:])
-        owners = self.owners.view(-1, 1, 1, 1).expand_as(self.masks)
-        return nowhere.scatter_reduce(0, owners, self.masks, "amax")
+        return self._largest(self.masks, images)
+
+    def released(self, images: int) -> Tensor:
+        """Return how far an organ mask is silent, (images, 1, h, w) in [0, 1]: in lesions, it tells of a healthy lung.
+
+        Wholly where the finding's own prompt counts for as much as without guidance, w_k ≥ 1, or more; not at all
+        where w_k is 0, so that a lesion without strength is none.
+        """
+        return self._largest(self.masks * self.scales.clamp(max=1).view(-1, 1, 1, 1), images)
+
+    def _largest(self, values: Tensor, images: int) -> Tensor:
+        nowhere = values.new_zeros(images, *values.shape[1:])
+        owners = self.owners.view(-1, 1, 1, 1).expand_as(values)
+        return nowhere.scatter_reduce(0, owners, values, "amax")
 
 
 def lesions_to_latents(lesion_masks: Tensor, latent_size: tuple[int, int], binary: bool = False) -> Tensor:

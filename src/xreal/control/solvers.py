@@ -15,10 +15,6 @@ from xreal.errors import InputError
 
 __all__ = ["SOLVERS", "build_solver"]
 
-# Steps equally far apart in log signal-to-noise ratio, as the paper of DPM-Solver has them (arXiv 2206.00927): more of
-# them where ribs and vessels are drawn (docs/log.md). The other solvers follow the schedule of the model folder.
-_SETTINGS: dict[str, dict[str, Any]] = {"dpm++": {"use_lu_lambdas": True}}
-
 SOLVERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
@@ -43,6 +39,6 @@ def build_solver(name: str, trained: Any, steps: int) -> Any:
     trained_steps = int(trained.config.num_train_timesteps)
     if not 1 <= steps < trained_steps:
         raise InputError(f"steps is {steps}; expected 1 to {trained_steps - 1}")
-    solver = SOLVERS[name].from_config(trained.config, **_SETTINGS.get(name, {}))
+    solver = SOLVERS[name].from_config(trained.config)
     solver.set_timesteps(steps)
     return solver

@@ -8,9 +8,12 @@ from pathlib import Path
 from xreal.errors import InputError
 from xreal.evaluation.judges import JUDGES
 
-__all__ = ["AXES", "Options", "check_options"]
+__all__ = ["AXES", "ROWS", "Options", "check_options"]
 
 AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "edits", "utility")
+ROWS = ("regional", "prior", "two-pass", "text")
+"""What a model is asked to draw: with all that it has, with the prior instead of the adapter, as the authors do, and
+without organ masks."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Options:
         train: prepared folders whose ``train`` split the generator was trained on; default ``real``.
         judges: folder of the judges.
         n: images that the model draws, per row.
+        rows: what the model draws, some of ``ROWS``, the first among them.
         two_pass_n: images of the row "two-pass", each of which takes several times as long.
         seed: of the first image.
         only: axes, some of ``AXES``.
@@ -42,6 +46,7 @@ class Options:
     train: tuple[Path, ...] = ()
     judges: Path = JUDGES
     n: int = 200
+    rows: tuple[str, ...] = ROWS
     two_pass_n: int = 20
     seed: int = 0
     only: tuple[str, ...] = AXES[:5]
@@ -56,12 +61,16 @@ def check_options(options: Options) -> None:
     """Refuse what contradicts itself.
 
     Raises:
-        InputError: both or neither of a model and a folder, an unknown axis, or numbers out of range.
+        InputError: both or neither of a model and a folder, an unknown axis or row, or numbers out of range.
     """
     if (options.model is None) == (options.generated is None):
         raise InputError("give either a model that draws or a folder of generated images, and not both")
     if unknown := [axis for axis in options.only if axis not in AXES]:
         raise InputError(f"unknown axis {unknown[0]!r}; expected some of {', '.join(AXES)}")
+    if unknown := [row for row in options.rows if row not in ROWS]:
+        raise InputError(f"unknown row {unknown[0]!r}; expected some of {', '.join(ROWS)}")
+    if ROWS[0] not in options.rows:
+        raise InputError(f"the row {ROWS[0]} is what the others are compared with; give it too")
     if "edits" in options.only and options.model is None:
         raise InputError("the axis edits needs a model that edits real X-rays; give --model, or leave the axis out")
     if min(options.n, options.batch_size, options.edit_n) < 1 or min(options.two_pass_n, options.seed) < 0:

@@ -17,7 +17,8 @@ from xreal.control.blending import texture_generators
 from xreal.errors import InputError, OutputError
 from xreal.evaluation.cases import Cases, joined, read_cases, write_case
 from xreal.evaluation.control import sample_lung_boxes
-from xreal.evaluation.options import Options
+from xreal.evaluation.options import ROWS, Options
+from xreal.inputs import default_blend
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.folder import resolve_folder, weights_hash
@@ -39,8 +40,8 @@ __all__ = [
     "shuffle_masks",
 ]
 
-REAL, RECONSTRUCTED, REGIONAL = "real vs real", "reconstructed", "regional"
-TWO_PASS, TEXT_ONLY, SHUFFLED = "two-pass", "without anatomy controller", "shuffled masks"
+REAL, RECONSTRUCTED, REGIONAL, PRIOR = "real vs real", "reconstructed", "regional", "prior instead of adapter"
+TWO_PASS, TEXT_ONLY, SHUFFLED = "two-pass", "without organ mask", "shuffled masks"
 
 # Findings that are asked for in turn: those with at least ten validation images in the data that the judges know.
 REQUESTED = (
@@ -51,7 +52,10 @@ REQUESTED = (
     Finding.PLEURAL_EFFUSION,
 )
 
+_NAMES = dict(zip((REGIONAL, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))  # of the rows, as they are asked for
+
 Track = Callable[[Sequence[int], str], Iterable[int]]
+_Plan = tuple[Cases, bool, dict[str, Any]]  # requests, whether masks are given, settings of the pipeline
 
 
 @dataclass(frozen=True)
@@ -208,11 +212,15 @@ def model_rows(
     """
     requests, owners = ask(joined(others, reference), options.n, options.seed)
     few = range(min(options.two_pass_n, options.n))
-    plans: dict[str, tuple[Cases, bool, dict[str, Any]]] = {
+    plans: dict[str, _Plan] = {
         REGIONAL: (requests, True, {"mode": "regional"}),
+        PRIOR: (requests, True, {"mode": "regional", "anatomy": default_blend("regional")}),
         TWO_PASS: (requests.take(few), True, {"quality": "reference"}),
         TEXT_ONLY: (requests, False, {"mode": "regional"}),
     }
+    if pipeline.anatomy_adapter is None or pipeline.anatomy_controller is None:
+        del plans[PRIOR]  # the same as the first row, or nothing to draw from
+    plans = {title: plan for title, plan in plans.items() if _NAMES[title] in options.rows}
     say(_forecast(pipeline, requests, plans))
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
     rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline.vae, others.images, pipeline.texture), drawn=False)}
@@ -227,7 +235,7 @@ def model_rows(
     return rows
 
 
-def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, tuple[Cases, bool, dict[str, Any]]]) -> str:
+def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, _Plan]) -> str:
     """Time a few steps and say what the drawing will take."""
     mask = requests.organ_masks[0] if len(requests) else None
 
@@ -236,7 +244,8 @@ def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, tuple[C
         pipeline(mask, [], [0], quality=quality, mode="regional", steps=steps)
         return time.perf_counter() - began
 
-    evaluations = {REGIONAL: 39, TWO_PASS: 300, TEXT_ONLY: 39}  # of the network, with one lesion: docs/speed.md
+    # Evaluations of the network, with one lesion: docs/speed.md.
+    evaluations = {REGIONAL: 28, PRIOR: 28, TWO_PASS: 300, TEXT_ONLY: 28}
     total = 0.0
     for quality in ("default", "reference"):  # which may be computed by different backends
         names = [name for name, (own, _, given) in plans.items() if own and given.get("quality", "default") == quality]

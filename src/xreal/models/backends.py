@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -147,10 +147,11 @@ class _Predict(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, sample: Tensor, waves: Tensor, embeds: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, waves: Tensor, embeds: Tensor, *added: Tensor) -> Tensor:
         self.unet.get_time_embed = lambda sample, timestep: waves.expand(sample.shape[0], -1)
+        adapted = {"down_intrablock_additional_residuals": list(added)} if added else {}
         try:
-            prediction: Tensor = self.unet(sample, 0, embeds, return_dict=False)[0]
+            prediction: Tensor = self.unet(sample, 0, embeds, return_dict=False, **adapted)[0]
         finally:
             del self.unet.get_time_embed
         return prediction
@@ -186,16 +187,28 @@ class _StandIn:
 
 
 class _UNet(_StandIn):
+    """Made when it is first used: as it is, or with what an adapter adds to each level of its encoder."""
+
     def __init__(self, unet: Any, compiled: Any) -> None:
         super().__init__(unet)
-        self._waves = unet.get_time_embed
-        sample = torch.zeros(2, int(unet.config.in_channels), *[int(unet.config.sample_size)] * 2)
-        embeds = torch.zeros(2, 8, int(unet.config.encoder_hid_dim or unet.config.cross_attention_dim))
-        example = (sample, self._waves(sample[:1], torch.tensor(500)), embeds)
-        self._run = compiled("prediction", _Predict(unet), example)
+        self._unet, self._compiled, self._waves = unet, compiled, unet.get_time_embed
+        self._runs: dict[bool, Run] = {}
 
-    def __call__(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> UNet2DConditionOutput:
-        return UNet2DConditionOutput(sample=self._run(sample, self._waves(sample[:1], timestep), embeds))
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        embeds: Tensor,
+        down_intrablock_additional_residuals: Sequence[Tensor] = (),
+    ) -> UNet2DConditionOutput:
+        added = down_intrablock_additional_residuals
+        waves, adapted = self._waves(sample[:1], timestep), len(added) > 0
+        if adapted not in self._runs:
+            rows = [torch.zeros(2, *one.shape[1:]) for one in (sample, *added)]
+            example = (rows[0], waves, torch.zeros(2, 8, embeds.shape[-1]), *rows[1:])
+            name = "prediction with adapter" if adapted else "prediction"
+            self._runs[adapted] = self._compiled(name, _Predict(self._unet), example)
+        return UNet2DConditionOutput(sample=self._runs[adapted](sample, waves, embeds, *added))
 
 
 class _Autoencoder(_StandIn):

@@ -26,6 +26,7 @@ __all__ = [
     "read_class",
     "read_index",
     "resolve_folder",
+    "save_component",
     "weights_hash",
     "write_index",
 ]
@@ -62,6 +63,7 @@ _CLASSES = {
     "AnatomyVariation": "xreal.models.variation",
     "Texture": "xreal.models.texture",
     "ControlNetModel": "diffusers",
+    "T2IAdapter": "diffusers",
     "Segmenter": "xreal.masks.segmenter",
 }
 
@@ -74,6 +76,7 @@ _SELF_DESCRIPTIONS = {
     "unet": ("config.json", "_class_name"),
     "scheduler": ("scheduler_config.json", "_class_name"),
     "anatomy_controller": ("config.json", "_class_name"),
+    "anatomy_adapter": ("config.json", "_class_name"),
     "anatomy_variation": ("config.json", "_class_name"),
     "texture": ("config.json", "_class_name"),
     "controlnet": ("config.json", "_class_name"),
@@ -227,10 +230,23 @@ def load_component(folder: Path, name: str, class_name: str) -> Any:
     return loaded.float().eval()
 
 
-def start_from(network: torch.nn.Module, folder: Path) -> None:
+def save_component(component: Any, folder: Path) -> None:
+    """Write a component into its folder; where it was opened is nobody's business and left out."""
+    if hasattr(component, "register_to_config"):
+        component.register_to_config(_name_or_path="")
+    component.save_pretrained(folder)
+
+
+def start_from(network: torch.nn.Module, folder: Path, widened: Iterable[str] = ()) -> None:
     """Copy the weights of a component's folder into a new network, to train on from them.
 
     Nothing happens where the folder is missing; layers that it does not have keep their fresh weights.
+
+    Args:
+        network: the new one.
+        folder: of the component.
+        widened: weights that may have more inputs in the new network, after those of the old one; they begin at zero,
+            so that the network computes what the old one does.
 
     Raises:
         ModelError: weights of another shape, or a network that shares nothing.
@@ -241,6 +257,10 @@ def start_from(network: torch.nn.Module, folder: Path) -> None:
     if not stored:
         return
     own = network.state_dict()
+    for key in widened:
+        if (more := own[key].shape[1] - stored[key].shape[1]) > 0:
+            zeros = stored[key].new_zeros(stored[key].shape[0], more, *stored[key].shape[2:])
+            stored[key] = torch.cat([stored[key], zeros], dim=1)
     wrong = [key for key, value in stored.items() if key in own and own[key].shape != value.shape]
     if wrong or not stored.keys() & own.keys():
         raise ModelError(f"{folder} has another shape than the preset asks for: {', '.join(wrong) or 'no layer fits'}")

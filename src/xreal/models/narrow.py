@@ -20,6 +20,7 @@ __all__ = ["import_narrowly", "light_class"]
 
 _HIDDEN = ("transformers", "scipy", "torch._dynamo")
 _NEEDED = (
+    "diffusers.models.adapter",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.controlnets.controlnet",
     "diffusers.models.unets.unet_2d_condition",
@@ -34,7 +35,8 @@ _LIGHT = {
     "PreTrainedTokenizerFast": "LightTokenizer",
     "TokenizersBackend": "LightTokenizer",
 }
-_PLAIN = {"AutoencoderKL", "ControlNetModel", "DDIMScheduler", "UNet2DConditionModel", *_LIGHT}  # and all of xreal's
+# And all of xreal's.
+_PLAIN = {"AutoencoderKL", "ControlNetModel", "DDIMScheduler", "T2IAdapter", "UNet2DConditionModel", *_LIGHT}
 
 _narrow = False
 

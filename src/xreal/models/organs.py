@@ -1,4 +1,4 @@
-"""Denoisers that see the organ mask at every call: the paper's baselines, ControlNet and concatenation."""
+"""Denoisers that see the organ mask: steered by an adapter or a ControlNet, or with the mask in their input."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
 from xreal.vocabulary import Organ
 
-__all__ = ["ORGAN_CHANNELS", "ControlledUNet", "build_controlnet", "organ_planes", "sees_organs"]
+__all__ = [
+    "ORGAN_CHANNELS",
+    "AdaptedUNet",
+    "ControlledUNet",
+    "adapter_features",
+    "build_adapter",
+    "build_controlnet",
+    "organ_planes",
+    "sees_organs",
+]
 
 _ORGANS = tuple(organ for organ in Organ if organ != Organ.BACKGROUND)
 ORGAN_CHANNELS = len(_ORGANS)
@@ -23,6 +32,50 @@ _HINT_CHANNELS = (16, 32, 64, 96, 256, 256)  # of the hint, layer by layer; each
 def organ_planes(organ_mask: Tensor) -> Tensor:
     """Turn labels (B, H, W) into one plane per organ, (B, 4, H, W) float32, 1 where the organ is."""
     return torch.stack([(organ_mask == organ).float() for organ in _ORGANS], dim=1)
+
+
+def build_adapter(unet: UNet2DConditionModel, downsampling: int) -> T2IAdapter:
+    """Make an untrained T2I-Adapter (arXiv 2302.08453) for a U-Net: organ mask -> what is added to its encoder.
+
+    It sees the mask alone, neither latents nor timestep, and so is called once for an image, not at every step.
+
+    Args:
+        unet: trained.
+        downsampling: pixels per latent, f.
+    """
+    return T2IAdapter(
+        in_channels=ORGAN_CHANNELS,
+        channels=list(unet.config.block_out_channels),
+        num_res_blocks=2,
+        downscale_factor=downsampling * unet.config.get("patch_size", 1),
+    )
+
+
+def adapter_features(adapter: T2IAdapter, unet: UNet2DConditionModel, organ_mask: Tensor) -> list[Tensor]:
+    """Return what an adapter adds to each level of a U-Net's encoder, [(B, c_i, h_i, w_i)], for masks (B, H, W)."""
+    features = adapter(organ_planes(organ_mask).to(adapter.device))
+    return [_fitted(one, block) for one, block in zip(features, unet.down_blocks, strict=True)]
+
+
+def _fitted(features: Tensor, block: Any) -> Tensor:
+    """Halve what diffusers adds behind a block instead of in it: where that does not attend, and downsamples."""
+    behind = not getattr(block, "has_cross_attention", False) and block.downsamplers is not None
+    return F.avg_pool2d(features, 2) if behind else features
+
+
+class AdaptedUNet(nn.Module):
+    """A U-Net and its adapter as one network, called as a U-Net that knows organs: what training needs."""
+
+    def __init__(self, unet: UNet2DConditionModel, adapter: T2IAdapter) -> None:
+        super().__init__()
+        self.unet, self.adapter = unet, adapter
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, organ_mask: Tensor | None = None
+    ) -> Any:
+        """Predict from latents (B, c, h, w); without organ mask (B, H, W) as the U-Net alone."""
+        added = None if organ_mask is None else adapter_features(self.adapter, self.unet, organ_mask)
+        return self.unet(sample, timestep, encoder_hidden_states, down_intrablock_additional_residuals=added)
 
 
 def build_controlnet(unet: UNet2DConditionModel, downsampling: int) -> ControlNetModel:

@@ -114,11 +114,13 @@ class BackboneStage(Stage):
     Attributes:
         sees_organs: whether the network takes the organ mask of each image.
         organ_dropout: share of the organ masks that are left out, so that the network also draws without.
+        widened: weights of the U-Net that have more inputs than those of the backbone it may start from.
     """
 
     name = "backbone"
     sees_organs: ClassVar[bool] = False
     organ_dropout: ClassVar[float] = 0.0
+    widened: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL, cache: Path, start: Path | None = None
@@ -183,8 +185,8 @@ class BackboneStage(Stage):
         unet = build_unet(self.preset, ORGAN_CHANNELS if self.sees_organs else 0)
         backbone = Backbone(unet, build_text_encoder(self.preset.text_encoder))
         if start is not None:
-            for name, network in backbone.named_children():
-                start_from(network, start / name)
+            start_from(backbone.unet, start / "unet", self.widened)
+            start_from(backbone.text_encoder, start / "text_encoder")
         return backbone
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> LatentBatch:

@@ -20,7 +20,7 @@ from xreal.errors import DataError, InputError
 from xreal.masks.segmenter import build_judge_segmenter, build_segmenter
 from xreal.models.autoencoder import build_autoencoder
 from xreal.models.backbone import Backbone, build_unet
-from xreal.models.organs import ORGAN_CHANNELS, ControlledUNet, build_controlnet
+from xreal.models.organs import ORGAN_CHANNELS, AdaptedUNet, ControlledUNet, build_adapter, build_controlnet
 from xreal.models.text_encoder import build_text_encoder
 from xreal.models.texture import Texture
 from xreal.training.parallel import checkpoint_activations, count_parts
@@ -108,7 +108,7 @@ def forecast(
     if processes < 1:
         raise InputError(f"{processes} processes cannot train; give at least 1")
     config = preset.stages[name]
-    images = _count_images(data, name in ("segmenter", "judge-segmenter", "anatomy", "concat", "controlnet"))
+    images = _count_images(data, name in ("segmenter", "judge-segmenter", "anatomy", "adapter", "concat", "controlnet"))
     parts = count_parts(config.batch_size, micro_batch_size, processes)
     with FakeTensorMode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the counter's, of operations without multiplications
@@ -168,14 +168,21 @@ def _count_images(data: Sequence[Path], masked: bool) -> int:
     return count
 
 
+_STEERED: dict[str, tuple[Any, Any]] = {
+    "adapter": (AdaptedUNet, build_adapter),
+    "controlnet": (ControlledUNet, build_controlnet),
+}
+
+
 def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]:
     unet = build_unet(preset, ORGAN_CHANNELS if organs == "concat" else 0)
     text_encoder = build_text_encoder(preset.text_encoder)
     network: Any = unet
-    if organs == "controlnet":
+    if organs in _STEERED:
         for frozen in (unet, text_encoder):
             frozen.requires_grad_(False)
-        network = ControlledUNet(unet, build_controlnet(unet, preset.autoencoder.downsampling))
+        steered, build = _STEERED[organs]
+        network = steered(unet, build(unet, preset.autoencoder.downsampling))
     backbone = Backbone(network, text_encoder)
     side, size = preset.image_size // preset.autoencoder.downsampling, preset.image_size
 
@@ -238,6 +245,7 @@ _STEPS: dict[str, Callable[[Preset], tuple[list[nn.Module], Step]]] = {
     "anatomy": lambda p: _autoencoding(p, whole=True),
     "decoder": lambda p: _autoencoding(p, whole=False, frozen_encoder=True, crop=p.stages["decoder"].crop),
     "texture": _texture,
+    "adapter": lambda p: _diffusion(p, "adapter"),
     "concat": lambda p: _diffusion(p, "concat"),
     "controlnet": lambda p: _diffusion(p, "controlnet"),
     "judge-segmenter": lambda p: _on_images(

@@ -21,6 +21,7 @@ STAGES = (
     "autoencoder",
     "backbone",
     "anatomy",
+    "adapter",
     "decoder",
     "texture",
     "concat",
@@ -69,12 +70,18 @@ def build_stage(
 
         return BackboneStage(preset, data, _autoencoder(autoencoder or out), cache, start)
     if name == "concat":
-        from xreal.training.baselines import ConcatStage
+        from xreal.training.concat import ConcatStage
 
         _refuse_backbone(out, name)
         return ConcatStage(preset, data, _autoencoder(autoencoder or out), cache, start)
+    if name == "adapter":
+        from xreal.training.steering import AdapterStage
+
+        if start is not None and start != out:
+            _refuse_backbone(out, name)
+        return AdapterStage(preset, data, start or out, cache)
     if name == "controlnet":
-        from xreal.training.baselines import ControlNetStage
+        from xreal.training.steering import ControlNetStage
 
         if start is None:
             raise InputError("a ControlNet steers a trained model; give --start FOLDER, or --start cxr-256")

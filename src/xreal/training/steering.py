@@ -1,0 +1,112 @@
+"""Stages that steer a frozen diffusion model by organ masks: the adapter, and the paper's baseline, ControlNet."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xreal.config import Preset
+from xreal.errors import TrainingError
+from xreal.models.adopt import adopt
+from xreal.models.autoencoder import downsampling
+from xreal.models.backbone import Backbone
+from xreal.models.folder import load_components, save_component
+from xreal.models.organs import AdaptedUNet, ControlledUNet, build_adapter, build_controlnet
+from xreal.training.backbone import BackboneStage
+
+__all__ = ["AdapterStage", "ControlNetStage"]
+
+
+class _SteeringStage(BackboneStage):
+    """A frozen model and, trained on its own loss, a network that tells it where the organs are.
+
+    Attributes:
+        component: of the model folder, in which the trained network is kept.
+        carried: components beside the diffusion model that a new model folder gets from the one it starts with.
+    """
+
+    sees_organs = True
+    component: ClassVar[str]
+    carried: ClassVar[tuple[str, ...]] = ("segmenter",)
+
+    def __init__(self, preset: Preset, data: Sequence[Path], start: Path, cache: Path) -> None:
+        """Open the model that is to be steered.
+
+        Args:
+            preset: length of the stage; sizes are the model's own.
+            data: prepared folders, at the model's image size.
+            start: model folder, ours or of another latent text-to-image pipeline.
+            cache: folder for the encoded latents.
+
+        Raises:
+            TrainingError: the data have another image size than the model.
+        """
+        loaded = load_components(start, self.carried)
+        self.components = {name: loaded[name] for name in self.carried if name in loaded} | adopt(loaded)
+        super().__init__(preset, data, self.components["vae"], cache)
+        side, wanted = self.validation_latents.shape[-1], self.components["unet"].config.sample_size
+        if side != wanted:
+            factor = downsampling(self.components["vae"])
+            raise TrainingError(
+                f"{start} draws {wanted * factor} pixels a side, the data have {side * factor}; "
+                f"run `xreal prepare --image-size {wanted * factor}`"
+            )
+
+    @abc.abstractmethod
+    def _steer(self, unet: UNet2DConditionModel) -> tuple[nn.Module, nn.Module]:
+        """Return the steered U-Net and, in it, the network that is trained."""
+
+    def _tokenizer(self, kept: Path, start: Path | None) -> PreTrainedTokenizerBase:
+        tokenizer = self.components["tokenizer"]
+        longest = self.components["text_encoder"].config.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        return tokenizer
+
+    def _schedule(self) -> DDIMScheduler:
+        return self.components["scheduler"]
+
+    def _build(self, start: Path | None) -> Backbone:
+        unet, text_encoder = (self.components[name].requires_grad_(False) for name in ("unet", "text_encoder"))
+        steered, self.steering = self._steer(unet)
+        self.steering.train()
+        return Backbone(steered, text_encoder)
+
+    def averaged(self) -> Iterator[nn.Parameter]:
+        """Return what is averaged: nothing of the frozen model."""
+        return self.steering.parameters()
+
+    def export(self, folder: Path) -> None:
+        """Write the trained network and, once, the model that it steers."""
+        save_component(self.steering, folder / self.component)
+        for name, component in self.components.items():
+            if not (folder / name).is_dir():
+                save_component(component, folder / name)
+
+
+class AdapterStage(_SteeringStage):
+    """T2I-Adapter (arXiv 2302.08453): trained, a small network that adds what it sees in a mask to the encoder."""
+
+    name = "adapter"
+    component = "anatomy_adapter"
+    carried = ("segmenter", "anatomy_controller", "anatomy_variation", "texture")
+
+    def _steer(self, unet: UNet2DConditionModel) -> tuple[nn.Module, nn.Module]:
+        adapter = build_adapter(unet, downsampling(self.autoencoder))
+        return AdaptedUNet(unet, adapter), adapter
+
+
+class ControlNetStage(_SteeringStage):
+    """ControlNet (arXiv 2302.05543), the paper's baseline: trained, a copy of the encoder that sees organ masks."""
+
+    name = "controlnet"
+    component = "controlnet"
+
+    def _steer(self, unet: UNet2DConditionModel) -> tuple[nn.Module, nn.Module]:
+        controlnet = build_controlnet(unet, downsampling(self.autoencoder))
+        return ControlledUNet(unet, controlnet), controlnet

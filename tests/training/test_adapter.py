@@ -1,0 +1,201 @@
+"""The anatomy adapter: trained beside a frozen model, called once an image, and off wherever it is not asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xreal.config import PRESETS
+from xreal.control.anatomy import AnatomyBlend
+from xreal.control.pathology import LatentLesions
+from xreal.errors import InputError, ModelError, TrainingError
+from xreal.inputs import default_blend
+from xreal.masks.lesions import Lesion
+from xreal.masks.organs import write_organ_mask
+from xreal.models.folder import read_index, write_index
+from xreal.models.organs import adapter_features
+from xreal.pipeline import XRealPipeline
+from xreal.training.loop import train
+from xreal.training.stages import build_stage
+
+TINY = PRESETS["tiny"].with_stage("adapter", learning_rate=0.01)
+
+
+def make(data: Path, model: Path, out: Path, **options: object) -> Path:
+    stage = build_stage("adapter", TINY, [data], out, start=model)
+    assert np.isfinite(train(stage, out, mixed_precision="no", **options)["validation_loss"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(phantom_data: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = make(phantom_data, tiny_model_folder, tmp_path_factory.mktemp("adapter") / "model")
+    assert write_index(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def pipeline(model: Path) -> XRealPipeline:
+    opened = XRealPipeline.from_pretrained(model)
+    opened.set_progress_bar_config(disable=True)
+    return opened
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}.{key}": value
+        for path in folder.glob("*/*.safetensors")
+        for key, value in load_file(path).items()
+    }
+
+
+def test_folder_is_the_whole_model_and_nothing_else_of_it_has_changed(model: Path, tiny_model_folder: Path) -> None:
+    index = read_index(model)
+    assert index["anatomy_adapter"] == "T2IAdapter"
+    assert index.keys() == read_index(tiny_model_folder).keys() | {"anatomy_adapter"}
+    before, after = weights(tiny_model_folder), weights(model)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert before.keys() == {key for key in after if not key.startswith("anatomy_adapter.")}
+
+
+def test_it_learns(phantom_data: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    stage = build_stage("adapter", TINY, [phantom_data], tmp_path, start=tiny_model_folder)
+    before = [parameter.clone() for parameter in stage.steering.parameters()]
+    train(stage, tmp_path, mixed_precision="no")
+    assert all(not torch.equal(old, new) for old, new in zip(before, stage.steering.parameters(), strict=True))
+    frozen = (stage.network.unet.unet, stage.network.text_encoder)
+    assert not any(parameter.requires_grad for network in frozen for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("mode", ["regional", "two-pass"])
+def test_each_image_is_drawn_from_its_own_mask_in_any_batch(
+    mode: str, pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    blend = AnatomyBlend(inside=0, outside=0, adapter=1)  # the adapter alone
+    mirrored = np.ascontiguousarray(organ_mask[::-1])
+    asked = {"steps": 4, "mode": mode, "anatomy": blend}
+    output = pipeline(np.stack([organ_mask, mirrored]), [[lesion_in()], []], [1, 1], **asked)
+    assert output.healthy is not None
+    assert np.abs(output.healthy[0] - output.healthy[1]).max() > 1e-4  # one seed, two masks
+    alone = pipeline(mirrored, [], [1], **asked)
+    np.testing.assert_allclose(alone.images[0], output.healthy[1], atol=2e-5)
+
+
+def test_strength_zero_is_the_model_without_it(
+    pipeline: XRealPipeline, tiny_pipeline: XRealPipeline, organ_mask: np.ndarray
+) -> None:
+    blend = AnatomyBlend(adapter=0)
+    without = tiny_pipeline(organ_mask, [], [3], steps=3, anatomy=AnatomyBlend(adapter=1))  # it has none
+    np.testing.assert_array_equal(pipeline(organ_mask, [], [3], steps=3, anatomy=blend).images, without.images)
+    assert without.settings["anatomy"]["adapter"] == 0
+    pictures = [
+        pipeline(organ_mask, [], [3], steps=3, anatomy=AnatomyBlend(adapter=strength)).images
+        for strength in (0, 0.5, 1)
+    ]
+    distances = [np.abs(picture - pictures[0]).mean() for picture in pictures]
+    assert 0 < distances[1] < distances[2]
+
+
+def test_paper_and_free_anatomy_leave_it_out(pipeline: XRealPipeline, organ_mask: np.ndarray) -> None:
+    assert default_blend("two-pass", adapted=True) == AnatomyBlend()
+    assert default_blend("regional").adapter == 0
+    drawn = pipeline(organ_mask, [], [0], steps=2)
+    assert drawn.settings["anatomy"]["adapter"] == default_blend("regional", adapted=True).adapter > 0
+    assert drawn.priors is None  # nor is the prior drawn that it takes the place of
+    assert pipeline(None, [], [0], steps=2).settings["anatomy"]["adapter"] == 0
+
+
+def test_it_is_silent_in_lesions_as_far_as_they_are_guided(
+    pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    lesions = LatentLesions(
+        torch.zeros(2, 1, 1), torch.ones(2, 1, 8, 8), torch.tensor([0.5, 9.0]), torch.tensor([0, 2])
+    )
+    assert lesions.released(3).amax((1, 2, 3)).tolist() == [0.5, 0.0, 1.0]
+    asked = {"steps": 3, "anatomy": AnatomyBlend(until=0, adapter=1)}
+    none = pipeline(organ_mask, [lesion_in()], [0], guidance=0.0, **asked)
+    np.testing.assert_array_equal(none.images, none.healthy)
+    told = []
+
+    def note(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, list[torch.Tensor]]) -> None:
+        told.append(kwargs["down_intrablock_additional_residuals"][0].clone())
+
+    handle = pipeline.unet.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        pipeline(organ_mask, [lesion_in()], [0], **asked)
+    finally:
+        handle.remove()
+    twin, lesion, finding = told[-1]
+    assert torch.equal(lesion, finding)
+    inside = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(lesion_in().mask)[None], twin.shape[-2:])[0]
+    assert inside.max() > 0
+    torch.testing.assert_close(lesion, twin * (1 - inside))
+
+
+def test_it_is_called_once_for_a_batch(
+    pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(adapter: torch.nn.Module, unet: torch.nn.Module, masks: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(len(masks))
+        return adapter_features(adapter, unet, masks)
+
+    monkeypatch.setattr("xreal.pipeline.adapter_features", counted)
+    pipeline(organ_mask, [lesion_in()], [0, 1, 2], steps=4)
+    assert calls == [3]
+
+
+def test_a_model_that_has_nothing_else_takes_organ_masks(pipeline: XRealPipeline, organ_mask: np.ndarray) -> None:
+    parts = {**pipeline.components, "anatomy_controller": None}
+    alone = XRealPipeline(**parts)
+    alone.set_progress_bar_config(disable=True)
+    output = alone(organ_mask, [], [0], steps=2)
+    assert output.priors is None
+    assert output.settings["anatomy"]["adapter"] > 0
+    with pytest.raises(ModelError, match="has no anatomy_controller"):
+        XRealPipeline(**{**parts, "anatomy_adapter": None})(organ_mask, [], [0])
+
+
+def test_command_line_draws(
+    model: Path, organ_mask: np.ndarray, tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_organ_mask(tmp_path / "organs.png", organ_mask)
+    arguments = ["generate", "--model", model, "--organs", tmp_path / "organs.png", "--steps", 2]
+    pictures = []
+    for strength in (0, 1):
+        assert run(*arguments, "--anatomy-adapter", strength, "--out", tmp_path / str(strength)) == 0
+        pictures.append((tmp_path / str(strength) / "0000.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    assert run(*arguments, "--anatomy-adapter", 3, "--out", tmp_path / "none") == 2
+    assert "anatomy blend adapter is 3" in capsys.readouterr().err
+
+
+def test_resumed_run_ends_with_the_same_weights(
+    model: Path, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    def stop(step: int, total: int, parts: dict[str, float]) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(phantom_data, tiny_model_folder, tmp_path, report=stop)
+    make(phantom_data, tiny_model_folder, tmp_path, resume=True)
+    ours, theirs = weights(tmp_path), weights(model)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_what_cannot_be_trained_is_refused(
+    phantom_data: Path, tiny_model_folder: Path, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"model_index\.json cannot be read"):
+        build_stage("adapter", TINY, [phantom_data], tmp_path)
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(TrainingError, match="holds another model's unet/; give an --out of its own to adapter"):
+        build_stage("adapter", TINY, [phantom_data], tmp_path, start=tiny_model_folder)
+    with pytest.raises(InputError, match=r"anatomy blend adapter is 2\.5; expected 0 to 2"):
+        AnatomyBlend(adapter=2.5)
