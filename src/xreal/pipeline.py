@@ -183,6 +183,14 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         """Side of the images in pixels."""
         return int(self.unet.config.sample_size) * downsampling(self.vae)
 
+    def default_blend(self, mode: Mode) -> AnatomyBlend:
+        """Return how an organ mask acts in that mode where a call does not say; see ``xreal.inputs.default_blend``.
+
+        Without an Anatomy Controller, the adapter acts in either mode.
+        """
+        adapted = self.anatomy_adapter is not None
+        return default_blend("regional" if adapted and self.anatomy_controller is None else mode, adapted)
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -217,7 +225,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
-            steps: of the solver, for each pass; default 10, draft 5, for two-pass 100.
+            steps: of the solver, for each pass; default 10, draft 4, for two-pass 100.
             guidance: w; each lesion's own strength multiplies it. Default 9, for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask acts; default the paper's way, in regional mode by the model's adapter alone
@@ -242,7 +250,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture)
         two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
-        blend = anatomy or default_blend(use.mode, self.anatomy_adapter is not None)
+        blend = anatomy or self.default_blend(use.mode)
         if self.anatomy_variation is None:
             blend = replace(blend, variety=0.0)
         if self.anatomy_adapter is None or organ_mask is None:

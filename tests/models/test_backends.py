@@ -13,6 +13,7 @@ from xreal.errors import InputError, ModelError
 from xreal.masks.lesions import Lesion
 from xreal.models import backends, converted
 from xreal.models.backends import Backend, Networks, choose_backend
+from xreal.models.organs import adapter_features, build_adapter
 from xreal.pipeline import XRealPipeline
 
 CPU = torch.device("cpu")
@@ -97,11 +98,18 @@ def test_networks_agree_with_eager_whatever_the_batch(fast: str, pipeline: XReal
     networks = Networks(fast)
     unet, vae = networks.get("unet", pipeline.unet), networks.get("vae", pipeline.vae)
     segmenter = networks.get("segmenter", pipeline.segmenter)
+    masks = torch.randint(0, 4, (3, pipeline.image_size, pipeline.image_size), dtype=torch.uint8)
+    features = adapter_features(build_adapter(pipeline.unet, 8), pipeline.unet, masks)
     calls: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]] = {
         "unet": (
             lambda x, e: unet(x, timestep, e).sample,
             lambda x, e: pipeline.unet(x, timestep, e).sample,
             (latents, embeds),
+        ),
+        "unet with adapter": (
+            lambda x, e, *f: unet(x, timestep, e, down_intrablock_additional_residuals=list(f)).sample,
+            lambda x, e, *f: pipeline.unet(x, timestep, e, down_intrablock_additional_residuals=list(f)).sample,
+            (latents, embeds, *features),
         ),
         "decoder": (lambda z: vae.decode(z).sample, lambda z: pipeline.vae.decode(z).sample, (latents,)),
         "encoder": (

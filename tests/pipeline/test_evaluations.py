@@ -35,7 +35,7 @@ def count(tiny_pipeline: XRealPipeline) -> Count:
 
 def test_a_healthy_image_costs_one_evaluation_a_step(count: Count, organ_mask: np.ndarray) -> None:
     assert count(organ_mask, seeds=[1]) == (10, 10)
-    assert count(organ_mask, seeds=[1], quality="draft") == (5, 5)
+    assert count(organ_mask, seeds=[1], quality="draft") == (4, 4)
     assert count(organ_mask, seeds=[1, 2, 3], steps=5) == (5, 15)
 
 

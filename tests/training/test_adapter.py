@@ -156,6 +156,7 @@ def test_a_model_that_has_nothing_else_takes_organ_masks(pipeline: XRealPipeline
     output = alone(organ_mask, [], [0], steps=2)
     assert output.priors is None
     assert output.settings["anatomy"]["adapter"] > 0
+    assert alone(organ_mask, [], [0], steps=2, mode="two-pass").settings["anatomy"]["adapter"] > 0
     with pytest.raises(ModelError, match="has no anatomy_controller"):
         XRealPipeline(**{**parts, "anatomy_adapter": None})(organ_mask, [], [0])
 

@@ -34,7 +34,7 @@ def generate(
     ] = "default",
     mode: Annotated[str | None, typer.Option(help="regional or two-pass, instead of the quality's.")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps; default 10, draft 5, two-pass 100.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps; default 10, draft 4, two-pass 100.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strongly findings are drawn; default 9, for two-pass 7.")
     ] = None,
@@ -95,7 +95,7 @@ def generate(
 
     import_narrowly(model)
     from xreal.control.anatomy import AnatomyBlend
-    from xreal.inputs import check_settings, default_blend
+    from xreal.inputs import check_settings
     from xreal.models.folder import resolve_folder, weights_hash
     from xreal.pipeline import XRealPipeline
     from xreal.synthesis import Drawn, auto_batch_size, draw, write_contact_sheet, write_drawn, write_drawn_dicom
@@ -115,7 +115,7 @@ def generate(
     AnatomyBlend(**given)  # refused before anything is opened
     hide_loading_bars()
     pipeline = XRealPipeline.from_pretrained(model, backend)
-    anatomy = replace(default_blend(settings.mode, pipeline.anatomy_adapter is not None), **given)
+    anatomy = replace(pipeline.default_blend(settings.mode), **given)
     batch = batch or auto_batch_size(pipeline)
     provenance = {
         "model": model,
