@@ -27,7 +27,7 @@ from torch import Tensor
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise, texture_generators
 from xreal.control.denoiser import Denoiser
-from xreal.control.pathology import LatentLesions, lesions_to_latents
+from xreal.control.pathology import LatentLesions, lesions_to_latents, silences
 from xreal.control.solvers import build_solver
 from xreal.control.walk import Walk
 from xreal.errors import InputError, ModelError
@@ -387,11 +387,13 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         prompts = sorted({finding.value for finding, _, _ in wanted})
         embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
         masks = torch.from_numpy(np.stack([mask for _, mask, _ in wanted])).to(device)
+        scales = torch.tensor([scale for _, _, scale in wanted], device=device)
         return LatentLesions(
             embeds=embeds[[prompts.index(finding.value) for finding, _, _ in wanted]],
             masks=lesions_to_latents(masks, self._latent_size, binary),
-            scales=torch.tensor([scale for _, _, scale in wanted], device=device),
+            scales=scales,
             owners=torch.tensor([i for i, own in enumerate(per_image) for _ in own], device=device),
+            silences=silences([finding for finding, _, _ in wanted], scales),
         )
 
     def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:

@@ -58,6 +58,7 @@ class EditMixin:
     image_size: Any
     _latent_size: Any
     _walk: Any
+    default_blend: Any
     _denoiser: Any
     _encode_findings: Any
 
@@ -164,7 +165,11 @@ class EditMixin:
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
         findings = self._encode_findings([wanted] * len(seeds), binary=False)
         start = steps - round(strength * steps)
-        walk = self._walk(engine, self._denoiser(prompt), noise, 0.0, callback)
+        adapter = self.default_blend("regional").adapter
+        organs = None
+        if adapter > 0 and self.segmenter is not None:  # hearts and diaphragms stay where they are
+            organs = torch.from_numpy(segment(self.network("segmenter"), square)).repeat(len(seeds), 1, 1)  # (B, S, S)
+        walk = self._walk(engine, self._denoiser(prompt, organs, adapter), noise, 0.0, callback)
         _, latents = walk.side_by_side(keep, findings, start, steps)
         before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
         return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)

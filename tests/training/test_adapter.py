@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from xreal.config import PRESETS
 from xreal.control.anatomy import AnatomyBlend
-from xreal.control.pathology import LatentLesions
+from xreal.control.pathology import LatentLesions, silences
+from xreal.data.phantom import Phantom
 from xreal.errors import InputError, ModelError, TrainingError
 from xreal.inputs import default_blend
 from xreal.masks.lesions import Lesion
@@ -20,6 +21,7 @@ from xreal.models.organs import adapter_features
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
+from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"].with_stage("adapter", learning_rate=0.01)
 
@@ -111,10 +113,11 @@ def test_paper_and_free_anatomy_leave_it_out(pipeline: XRealPipeline, organ_mask
 def test_it_is_silent_in_lesions_as_far_as_they_are_guided(
     pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:
-    lesions = LatentLesions(
-        torch.zeros(2, 1, 1), torch.ones(2, 1, 8, 8), torch.tensor([0.5, 9.0]), torch.tensor([0, 2])
-    )
-    assert lesions.released(3).amax((1, 2, 3)).tolist() == [0.5, 0.0, 1.0]
+    scales = torch.tensor([0.5, 9.0, 1.0])
+    silent = silences([Finding.EDEMA, Finding.PNEUMONIA, Finding.NO_FINDING], scales)
+    assert silent.tolist() == [0.5, 1.0, 0.0]
+    lesions = LatentLesions(torch.zeros(3, 1, 1), torch.ones(3, 1, 8, 8), scales, torch.tensor([0, 2, 1]), silent)
+    assert lesions.silent(4).amax((1, 2, 3)).tolist() == [0.5, 0.0, 1.0, 0.0]
     asked = {"steps": 3, "anatomy": AnatomyBlend(until=0, adapter=1)}
     none = pipeline(organ_mask, [lesion_in()], [0], guidance=0.0, **asked)
     np.testing.assert_array_equal(none.images, none.healthy)
@@ -159,6 +162,17 @@ def test_a_model_that_has_nothing_else_takes_organ_masks(pipeline: XRealPipeline
     assert alone(organ_mask, [], [0], steps=2, mode="two-pass").settings["anatomy"]["adapter"] > 0
     with pytest.raises(ModelError, match="has no anatomy_controller"):
         XRealPipeline(**{**parts, "anatomy_adapter": None})(organ_mask, [], [0])
+
+
+def test_edits_are_told_of_the_organs_that_are_found(
+    pipeline: XRealPipeline, tiny_pipeline: XRealPipeline, phantoms: list[Phantom], lesion_in: Callable[..., Lesion]
+) -> None:
+    asked = {"lesions": [lesion_in()], "seeds": [0, 1], "steps": 3}
+    drawn = [one.edit(phantoms[0].image, **asked).images for one in (pipeline, tiny_pipeline)]
+    assert np.abs(drawn[0] - drawn[1]).max() > 1e-4
+    blind = XRealPipeline(**{**pipeline.components, "segmenter": None})
+    blind.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(blind.edit(phantoms[0].image, **asked).images, drawn[1])
 
 
 def test_command_line_draws(

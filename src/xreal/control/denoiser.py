@@ -64,11 +64,8 @@ class Denoiser:
         features, images = self.organ_features, len(self.organ_features[0])
         rows = rows if lesions is None else rows % images + images * (rows >= first)
         if lesions is not None:
-            released = lesions.released(images)
-            features = [
-                torch.cat([level, level * (1 - F.adaptive_avg_pool2d(released, level.shape[-2:]))])
-                for level in features
-            ]
+            heard = 1 - lesions.silent(images)
+            features = [torch.cat([one, one * F.adaptive_avg_pool2d(heard, one.shape[-2:])]) for one in features]
         return {"down_intrablock_additional_residuals": [level[rows % len(level)] for level in features]}
 
     def _predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, organs: dict[str, Any]) -> Tensor:
