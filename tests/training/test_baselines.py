@@ -15,6 +15,7 @@ from xreal.errors import DataError, InputError, ModelError, TrainingError
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import write_organ_mask
 from xreal.models.folder import read_index, write_index
+from xreal.models.texture import Texture
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
@@ -87,6 +88,15 @@ def test_controlnet_without_a_mask_is_the_model_alone(models: dict[str, Path], t
         pipeline.set_progress_bar_config(disable=True)
         pictures.append(pipeline(None, [], [3], steps=3).images)
     np.testing.assert_array_equal(*pictures)
+
+
+def test_texture_goes_along_with_its_autoencoder(phantom_data: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    Texture(2).save_pretrained(model / "texture")
+    assert write_index(model)
+    for name in NAMES:
+        build_stage(name, TINY, [phantom_data], tmp_path / name, autoencoder=model, start=model).export(tmp_path / name)
+        assert weights(tmp_path / name).keys() >= {key for key in weights(model) if key.startswith("texture.")}
 
 
 def test_concat_begins_as_the_backbone_it_starts_from(

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from xreal.config import Preset
 from xreal.errors import InputError, TrainingError
-from xreal.models.folder import load_autoencoder, start_from
+from xreal.models.folder import load_autoencoder, load_component, start_from
 from xreal.models.precision import default_device
 from xreal.training.stage import Stage
 
@@ -73,7 +73,10 @@ def build_stage(
         from xreal.training.concat import ConcatStage
 
         _refuse_backbone(out, name)
-        return ConcatStage(preset, data, _autoencoder(autoencoder or out), cache, start)
+        concat = ConcatStage(preset, data, _autoencoder(autoencoder or out), cache, start)
+        if autoencoder is not None and (autoencoder / "texture").is_dir():
+            concat.texture = load_component(autoencoder, "texture", "Texture")
+        return concat
     if name == "adapter":
         from xreal.training.steering import AdapterStage
 
