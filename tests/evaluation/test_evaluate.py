@@ -10,6 +10,7 @@ import pytest
 
 from xreal.config import PRESETS
 from xreal.data.phantom import phantom
+from xreal.data.prepared import write_shard
 from xreal.evaluation.cases import Cases, read_cases, write_case
 from xreal.evaluation.options import AXES
 from xreal.models.folder import write_index
@@ -221,3 +222,17 @@ def test_too_few_images_for_distances_are_said(
     assert run(*_command(data, judges, tmp_path, "--generated", card[0] / "images/regional", "--only", "fidelity")) == 0
     notes = json.loads((tmp_path / "report.json").read_text())["notes"]
     assert any("at least 100 are needed" in note for note in notes)
+
+
+def test_training_data_without_training_images_are_said(
+    data: Path,
+    judges: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_shard(tmp_path / "train-00000.parquet", [])
+    asked = ("--model", tiny_model_folder, "--n", 1, "--rows", "regional", "--only", "privacy", "--train", tmp_path)
+    assert run(*_command(data, judges, tmp_path / "out", *asked)) == 2
+    assert "the training data have no X-ray in `train`" in capsys.readouterr().err

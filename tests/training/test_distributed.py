@@ -17,6 +17,8 @@ from xreal.training.loop import train
 from xreal.training.parallel import count_parts
 from xreal.training.stages import STAGES, build_stage
 
+STEERING = ("adapter", "controlnet")  # stages that start from a model
+
 # Trains each stage named, two steps of four samples in parts of two, as `xreal train` does; prints nothing.
 SCRIPT = """
 import sys
@@ -31,7 +33,8 @@ data, model, out, steps, resume, *names = sys.argv[1:]
 for name in names:
     folder = Path(out) / name
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-    stage = build_stage(name, preset, [Path(data)], folder, Path(model), Path(model) if name == "controlnet" else None)
+    start = Path(model) if name in ("adapter", "controlnet") else None
+    stage = build_stage(name, preset, [Path(data)], folder, Path(model), start)
     def stop(step, total, parts):
         if step > int(steps):
             raise SystemExit(0)
@@ -73,7 +76,7 @@ def alone(phantom_data: Path, tiny_model_folder: Path, tmp_path_factory: pytest.
     out = tmp_path_factory.mktemp("alone")
     for name in STAGES:
         preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-        start = tiny_model_folder if name == "controlnet" else None
+        start = tiny_model_folder if name in STEERING else None
         stage = build_stage(name, preset, [phantom_data], out / name, tiny_model_folder, start)
         train(stage, out / name, mixed_precision="no", micro_batch_size=2)
     return out
@@ -124,7 +127,7 @@ def test_recomputed_activations_change_nothing(
     name: str, alone: Path, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-    start = tiny_model_folder if name == "controlnet" else None
+    start = tiny_model_folder if name in STEERING else None
     stage = build_stage(name, preset, [phantom_data], tmp_path, tiny_model_folder, start)
     if name in ("segmenter", "judge-segmenter", "encoder", "texture"):  # MONAI's networks cannot, nor a small own one
         with pytest.raises(InputError, match=f"network of {name} cannot recompute activations"):

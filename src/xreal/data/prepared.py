@@ -183,8 +183,6 @@ class PreparedDataset(Sequence[Sample]):
                         groups.append((shard, group))
                         ends.append(ends[-1] + file.metadata.row_group(group).num_rows)
         self._known = pa.concat_tables(known)
-        if not len(self._known):
-            raise DataError(f"{', '.join(map(str, folders))}: `{split}` holds no X-ray; expected at least one")
         self._masked = np.concatenate(masked)
         self._groups, self._starts = groups, np.array(ends)
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()

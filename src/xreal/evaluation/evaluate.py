@@ -11,6 +11,7 @@ import numpy as np
 
 from xreal.data.contract import Sample
 from xreal.data.prepared import PreparedDataset
+from xreal.errors import DataError
 from xreal.evaluation.card import (
     FEWEST_FOR_FIDELITY,
     Axis,
@@ -211,6 +212,8 @@ def _privacy(
         )
         return
     data = PreparedDataset(options.train or options.real, "train")
+    if not len(data):
+        raise DataError("privacy: the training data have no X-ray in `train`; give others as --train")
     say(f"comparing with {len(data)} training images")
     train, hashes = _searchable(data)
     if same := len(hashes & _hashes(real.images)):
