@@ -1,12 +1,12 @@
-"""Quality against speed: solvers and numbers of steps on the same masks, lesions and seeds; JSON, a table and a plot.
+"""Quality against speed: solvers, steps and guidance on the same masks, lesions and seeds; JSON, a table and a plot.
 
-    python benchmarks/curve.py --data PREPARED [--model cxr-256] [--n 16] [--points dpm++:4,dpm++:8,ddim:30] [--out DIR]
+    python benchmarks/curve.py --data PREPARED [--model cxr-256] [--n 100] [--points dpm++:4,unipc:8] [--out DIR]
 
-Each point draws one Pneumonia box into each of n organ masks of `val`, in regional mode. Conformance is judged by the
-second segmenter, which is not the model's. "off the limit" is the mean absolute difference to the same seeds' images at
-``--limit`` steps of DPM-Solver++, where all deterministic solvers of the same equation meet: what is lost by haste.
-Seconds are those of the processor per image, U-Net and autoencoder alone (no segmenter), and count all threads, so a
-busy machine distorts them less than a clock on the wall.
+A point is SOLVER:STEPS, and after that any other settings of the pipeline, such as ``dpm++:10:lesion_until=0.8`` or
+``ddim:30:mode=two-pass``. Each draws the requests of ``xreal evaluate``, an organ mask of `val` with a finding in a
+box, and is judged by its judges; the Fréchet distance, in the encoder's features, and the spectrum are those of the
+healthy twins. Seconds are those of the processor per image, without a segmenter, and count all threads, so a busy
+machine distorts them less than a clock on the wall.
 """
 
 from __future__ import annotations
@@ -14,43 +14,55 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
-from xreal import Finding, Lesion, XRealPipeline
+from xreal import Lesion, XRealPipeline
 from xreal.data.prepared import PreparedDataset
-from xreal.evaluation.anatomy import anatomy_control
-from xreal.evaluation.control import lesion_change, sample_lung_boxes
-from xreal.evaluation.judges import JUDGES, load_judges
+from xreal.evaluation.card import anatomy_axis, pathology_axes
+from xreal.evaluation.cases import Cases, joined
+from xreal.evaluation.fidelity import frechet_distance
+from xreal.evaluation.judges import EncoderFeatures, load_judges
+from xreal.evaluation.rows import ask
+from xreal.evaluation.spectrum import spectrum_distance
 from xreal.models.folder import resolve_folder, weights_hash
 
-POINTS = "dpm++:4,dpm++:6,dpm++:8,dpm++:10,dpm++:12,dpm++:15,dpm++:20,dpm++:30,unipc:6,unipc:8,unipc:10,unipc:15,"
-POINTS += "ddim:10,ddim:15,ddim:30,euler:10,euler:15,euler:30"
+POINTS = "dpm++:4,dpm++:5,dpm++:6,dpm++:8,dpm++:10,dpm++:15,unipc:6,unipc:8,unipc:12,ddim:8,ddim:12,ddim:30,euler:10,"
+POINTS += "dpm++:10:lesion_until=0.8,dpm++:10:lesion_start=0.3"
+DICE = {"dice left lung": "Dice left lung", "dice right lung": "Dice right lung", "dice heart": "Dice heart"}
 
 
-def draw(pipeline: XRealPipeline, masks: np.ndarray, lesions: list[list[Lesion]], solver: str, steps: int) -> Any:
-    """Draw one image per mask in batches of four; return images, healthy twins and processor seconds per image."""
+def settings_of(point: str) -> dict[str, Any]:
+    solver, steps, *others = point.split(":")
+    pairs = (other.split("=") for other in others)
+    return {"solver": solver, "steps": int(steps)} | {k: v if k == "mode" else float(v) for k, v in pairs}
+
+
+def draw(pipeline: XRealPipeline, requests: Cases, settings: dict[str, Any]) -> tuple[Cases, float]:
+    """Draw the requests in batches of four; return them with images and twins, and processor seconds per image."""
     began, parts = time.process_time(), []
-    for first in range(0, len(masks), 4):
-        part = slice(first, first + 4)
-        seeds = range(first, first + len(masks[part]))
-        parts.append(pipeline(masks[part], lesions[part], list(seeds), solver=solver, steps=steps))
-    seconds = (time.process_time() - began) / len(masks)
-    return np.concatenate([p.images for p in parts]), np.concatenate([p.healthy for p in parts]), seconds
+    for first in range(0, len(requests), 4):
+        part = requests.take(range(first, min(first + 4, len(requests))))
+        lesions = [[Lesion(names[0], mask)] for names, mask in zip(part.findings, part.lesion_masks, strict=True)]
+        parts.append(pipeline(part.organ_masks, lesions, list(range(first, first + len(part))), **settings))
+    seconds = (time.process_time() - began) / len(requests)
+    images, healthy = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "healthy"))
+    return replace(requests, images=images, healthy=healthy), seconds
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    names = ("Dice, mean of lungs and heart", "off the limit, % of white", "brighter in the lesion, % of white")
+    names = ("Frechet distance", "Dice heart", "middle band, dB", "brighter in the lesion, % of white")
+    figure, axes = pyplot.subplots(1, len(names), figsize=(4.3 * len(names), 4), layout="constrained")
     for axis, name in zip(axes, names, strict=True):
         for solver in dict.fromkeys(row["solver"] for row in rows):
-            own = [row for row in rows if row["solver"] == solver]
+            own = [row for row in rows if row["solver"] == solver and row["point"].count(":") == 1]
             axis.plot([row["seconds"] for row in own], [row[name] for row in own], marker="o", label=solver)
             for row in own:
                 axis.annotate(row["steps"], (row["seconds"], row[name]), fontsize=7)
@@ -63,41 +75,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--model", default="cxr-256")
-    parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--points", default=POINTS)
     parser.add_argument("--out", type=Path, default=Path("curve"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    pipeline, judges = XRealPipeline.from_pretrained(options.model), load_judges(JUDGES)
+    pipeline, judges = XRealPipeline.from_pretrained(options.model), load_judges()
     pipeline.set_progress_bar_config(disable=True)
     validation = PreparedDataset(options.data, "val")
-    indices = validation.with_organ_mask()
-    indices = indices[:: max(1, len(indices) // options.n)][: options.n]
-    masks = np.stack([validation[i].organ_mask for i in indices])
-    lesions = [[Lesion(Finding.PNEUMONIA, box)] for box in sample_lung_boxes(masks, seed=0)]
-    limit, _, _ = draw(pipeline, masks, lesions, "dpm++", options.limit)
+    real = Cases.from_samples(validation.take(np.random.default_rng(0).permutation(len(validation)).tolist()))
+    half = len(real) // 2
+    reference, others = real.take(range(half)), real.take(range(half, 2 * half))
+    requests, _ = ask(joined(others, reference), options.n)
+    encode = EncoderFeatures(judges.encoder, "")
+    known = reference.images[: options.n]
+    features = encode(known)
 
     rows = []
-    for solver, steps in (point.split(":") for point in options.points.split(",")):
-        images, healthy, seconds = draw(pipeline, masks, lesions, solver, int(steps))
-        anatomy = anatomy_control(judges.segmenter, healthy, masks)
-        dice = {name: float(np.nanmean(values)) for name, values in anatomy.items() if name.startswith("dice")}
-        change = lesion_change(images, healthy, np.stack([own[0].mask for own in lesions]))
+    for point in options.points.split(","):
+        drawn, seconds = draw(pipeline, requests, settings_of(point))
+        twins = replace(drawn, images=drawn.healthy)
+        anatomy, (pathology, _) = anatomy_axis(judges, twins), pathology_axes(judges, drawn)
         row = {
-            "solver": solver,
-            "steps": int(steps),
+            "point": point,
+            **settings_of(point),
             "seconds": seconds,
-            "Dice, mean of lungs and heart": float(np.mean(list(dice.values()))),
-            **dice,
-            "off the limit, % of white": 100 * float(np.abs(images - limit).mean()),
-            "brighter in the lesion, % of white": 100 * float(change["brighter"].mean()),
+            "Frechet distance": frechet_distance(features, encode(twins.images[: len(known)])),
+            **{name: anatomy[key]["value"] for key, name in DICE.items()},
+            "cardiothoracic ratio error": anatomy["cardiothoracic ratio error"]["value"],
+            "middle band, dB": spectrum_distance(known, twins.images[: len(known)])["spectrum difference middle band"],
+            "brighter in the lesion, % of white": 100 * (pathology["brighter"]["value"] or 0.0),
+            "seam": pathology["seam"]["value"],
         }
-        print("  ".join(f"{key} {value:.3f}" if isinstance(value, float) else str(value) for key, value in row.items()))
+        shown = ((name, value) for name, value in row.items() if name not in ("solver", "steps"))
+        print(
+            "  ".join(f"{key} {value:.3f}" if isinstance(value, float) else str(value) for key, value in shown),
+            flush=True,
+        )
         rows.append(row)
     weights = weights_hash(resolve_folder(options.model))
-    (options.out / "curve.json").write_text(json.dumps({"weights": weights, "n": len(masks), "rows": rows}, indent=1))
+    about = {"weights": weights, "n": len(requests), "rows": rows}
+    (options.out / "curve.json").write_text(json.dumps(about, indent=1))
     plot(rows, options.out / "curve.png")
 
 

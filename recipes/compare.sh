@@ -12,7 +12,7 @@
 #   LAUNCH=xreal           or "torchrun --standalone --nproc_per_node 8 -m -- xreal.cli"
 #   MODEL=                 an XReal model, such as cxr-256, to compare with instead of training one in RUN/xreal
 #
-# All share one autoencoder and one backbone. ControlNet and XReal leave it as it is; concatenation trains it on, for as
+# All share one autoencoder and one backbone; none is trained jointly with its adapter (`xreal train joint`). ControlNet and XReal leave it as it is; concatenation trains it on, for as
 # many steps as ControlNet trains. Killed, it goes on where it was when it is started again. NOT RUN AT FULL LENGTH HERE:
 # docs/comparison.md has scores after 500 × 32 (concat) and 300 × 32 (controlnet), on two cores.
 set -euo pipefail

@@ -27,7 +27,10 @@
 #   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 6400 --batch-size 32 --learning-rate 6e-4 --resume
 #   python recipes/latent_errors.py RUN ...; torchrun ... train decoder ... --steps 750, train texture: 37.3 dB, the preset's
 #   python recipes/average.py (bundles before and after) OUT: the mean of the two U-Nets is bundled, docs/log.md
-#   torchrun ... train adapter ... --start (that bundle): its organ masks go to the U-Net by an adapter
+#   torchrun ... train adapter ... --start (that bundle): organ masks go to the U-Net by an adapter
+#   torchrun ... train joint ... --start (that bundle) --steps 3000: U-Net, text encoder and adapter on, as the preset says
+#
+# Before `joint`, the preset weighed boxes by 9 instead of 3 and drew images with boxes three times as often.
 #
 # Interrupted? Add --resume to the stage that was running and go on from there.
 set -euo pipefail
@@ -47,6 +50,7 @@ torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train backbone "${data[
 xreal train anatomy "${data[@]}" --preset cxr-256 --out "$run"
 xreal train variation "${data[@]}" --preset cxr-256 --out "$run"
 torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train adapter "${data[@]}" --preset cxr-256 --out "$run"
+torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train joint "${data[@]}" --preset cxr-256 --out "$run"
 xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
 xreal train texture "${data[@]}" --preset cxr-256 --out "$run"
 

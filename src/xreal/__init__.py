@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xreal.masks.lesions import Lesion
-    from xreal.pipeline import XRealPipeline, XRealPipelineOutput
+    from xreal.pipeline import XRealPipeline
+    from xreal.pipeline_output import XRealPipelineOutput
     from xreal.vocabulary import Finding, Organ
 
 __all__ = ["Finding", "Lesion", "Organ", "XRealPipeline", "XRealPipelineOutput", "__version__"]
@@ -24,7 +25,7 @@ _HOMES = {
     "Lesion": "xreal.masks.lesions",
     "Organ": "xreal.vocabulary",
     "XRealPipeline": "xreal.pipeline",
-    "XRealPipelineOutput": "xreal.pipeline",
+    "XRealPipelineOutput": "xreal.pipeline_output",
 }
 
 

@@ -74,8 +74,8 @@ class BackboneConfig:
     beta_end: float = 0.0295
     prompt_dropout: float = 0.3  # share of prompts replaced by "": healthy X-rays are drawn with that one
     detail_dropout: float = 0.5  # share of the other prompts that are one finding alone: findings must work alone
-    box_weight: float = 8.0  # what the loss weighs more inside a finding's box when the finding is in the prompt
-    box_sampling: float = 3.0  # how much more often images with boxes are drawn
+    box_weight: float = 2.0  # what the loss weighs more inside a finding's box when the finding is in the prompt
+    box_sampling: float = 1.0  # how much more often images with boxes are drawn
     timestep_power: float = 1.2  # training timesteps are 1000 u^power, u uniform: above 1, more of the clearer ones
     min_snr_gamma: float = 0.0  # loss weight min(SNR, γ), arXiv 2303.09556; 0: none
     channel_weight_power: float = 0.7  # loss weight of a latent channel: its effect on pixels to this power
@@ -172,6 +172,7 @@ _CXR_256 = Preset(
         "controlnet": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "adapter": StageConfig(steps=2400, batch_size=32, learning_rate=8e-4, ema_decay=0.998, augmented_copies=1),
+        "joint": StageConfig(steps=2400, batch_size=32, learning_rate=4e-4, ema_decay=0.998, augmented_copies=1),
         "decoder": StageConfig(steps=700, batch_size=16, learning_rate=3e-4, crop=128, ema_decay=0.995),
         "texture": StageConfig(steps=300, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
@@ -219,6 +220,7 @@ _PAPER = Preset(
         ),
         "anatomy": StageConfig(steps=100_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
         "adapter": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
+        "joint": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
         "decoder": StageConfig(steps=50_000, batch_size=16, learning_rate=7e-5, adversarial_from=0),
         "texture": StageConfig(steps=2000, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99, seed=1),
@@ -246,6 +248,7 @@ _TINY = Preset(
         "controlnet": _TINY_STAGE,
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
         "adapter": _TINY_STAGE,
+        "joint": _TINY_STAGE,
         "decoder": replace(_TINY_STAGE, crop=32, adversarial_from=0),
         "texture": replace(_TINY_STAGE, crop=32),
         "judge-segmenter": replace(_TINY_STAGE, seed=1),

@@ -14,7 +14,7 @@ import xreal
 from xreal.dicom import is_dicom, write_dicom
 from xreal.errors import InputError
 from xreal.images import fit_square, open_picture, read_image, write_image, write_json
-from xreal.pipeline import XRealEditOutput
+from xreal.pipeline_output import XRealEditOutput
 from xreal.sheets import overlay, signed_difference, write_sheet
 
 __all__ = ["Source", "open_source", "write_edit_sheet", "write_edits"]

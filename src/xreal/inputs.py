@@ -14,7 +14,19 @@ from xreal.control.solvers import SOLVERS
 from xreal.errors import InputError, MaskError
 from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
 
-__all__ = ["Mode", "Quality", "Settings", "StepCallback", "check_settings", "default_blend", "lesions_per_image"]
+__all__ = [
+    "PLACED_GUIDANCE",
+    "Mode",
+    "Quality",
+    "Settings",
+    "StepCallback",
+    "check_settings",
+    "default_blend",
+    "lesions_per_image",
+]
+
+PLACED_GUIDANCE = 6.0
+"""How strongly findings are drawn by default where the U-Net is told their places (docs/log.md)."""
 
 Mode = Literal["regional", "two-pass"]
 Quality = Literal["draft", "default", "reference"]
@@ -30,7 +42,7 @@ class Settings:
         solver: key of ``SOLVERS``.
         steps: of the solver, for each pass.
         eta: DDIM's η.
-        guidance: w, how strongly findings are drawn.
+        guidance: w, how strongly findings are drawn by their prompt alone.
         texture: how much of it is added after decoding, 0 to 2.
     """
 
@@ -54,11 +66,10 @@ _QUALITIES = {
 def default_blend(mode: str, adapted: bool = False) -> AnatomyBlend:
     """Return how the organ mask acts where the caller does not say: the paper's way, or in regional mode otherwise.
 
-    With an adapter no prior is kept at all: the mask is obeyed as well and costs less realism; 1.3 times what was
-    trained brings the cardiothoracic ratio as near as the prior did (docs/log.md). Without one, half of the steps, as
-    in the paper, leaves the contours to chance at 32×32 latents; eight tenths everywhere keeps them and with them the
-    prior's softness. Half of the steps, but 0.9 along the contours, gives both. X-rays of one mask differ in regional
-    mode as real ones do; the paper's have one prior.
+    With an adapter no prior is kept at all: the mask is obeyed as well and costs no realism (docs/log.md). Without one,
+    half of the steps, as in the paper, leaves the contours to chance at 32×32 latents; eight tenths everywhere keeps
+    them and with them the prior's softness. Half of the steps, but 0.9 along the contours, gives both. X-rays of one
+    mask differ in regional mode as real ones do; the paper's have one prior.
 
     Args:
         mode: "regional" or "two-pass".
@@ -67,7 +78,7 @@ def default_blend(mode: str, adapted: bool = False) -> AnatomyBlend:
     if mode != "regional":
         return AnatomyBlend()
     if adapted:
-        return AnatomyBlend(until=0.0, variety=1.0, adapter=1.3)
+        return AnatomyBlend(until=0.0, variety=1.0, adapter=1.0)
     return AnatomyBlend(contour_until=0.9, variety=1.0)
 
 

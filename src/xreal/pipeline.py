@@ -14,62 +14,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
 from xreal.control.blending import Keep, StepNoise, texture_generators
 from xreal.control.denoiser import Denoiser
-from xreal.control.pathology import LatentLesions, lesions_to_latents, silences
+from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.solvers import build_solver
 from xreal.control.walk import Walk
 from xreal.errors import InputError, ModelError
-from xreal.inputs import Mode, Quality, StepCallback, check_settings, default_blend, lesions_per_image
-from xreal.masks.lesions import Lesion, feather
+from xreal.inputs import PLACED_GUIDANCE, Mode, Quality, StepCallback, check_settings, default_blend, lesions_per_image
+from xreal.masks.lesions import Lesion, fade, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import decode_pixels, downsampling, encode_image
 from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.folder import load_components, resolve_folder
-from xreal.models.organs import ControlledUNet, adapter_features, sees_organs
+from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
 from xreal.models.precision import device_of
 from xreal.models.prompts import encode_prompts
-from xreal.pipeline_edit import EditMixin, XRealEditOutput
+from xreal.pipeline_edit import EditMixin
+from xreal.pipeline_output import XRealPipelineOutput
 from xreal.vocabulary import Finding
 
-__all__ = ["StepCallback", "XRealEditOutput", "XRealPipeline", "XRealPipelineOutput"]
+__all__ = ["XRealPipeline"]
 
 FEATHER_PIXELS = 6.0  # soft edge of the exact composite, a bit under one latent (8 pixels)
-
-
-@dataclass
-class XRealPipelineOutput(BaseOutput):
-    """What a call returns; B images of H×W pixels.
-
-    Attributes:
-        images: (B, H, W) float32 in [0, 1], MONOCHROME2.
-        healthy: the same X-rays without their lesions, (B, H, W) float32; None where no image has a lesion.
-        priors: what the Anatomy Controller drew, (B, H, W) float32; None where no prior is kept.
-        organ_masks: (B, H, W) uint8 ``Organ`` as used; None without organ mask.
-        lesion_masks: per image (K, H, W) float32 in [0, 1] as used.
-        seeds: one per image.
-        settings: everything else that is needed to draw the images again.
-    """
-
-    images: np.ndarray
-    healthy: np.ndarray | None
-    priors: np.ndarray | None
-    organ_masks: np.ndarray | None
-    lesion_masks: list[np.ndarray]
-    seeds: list[int]
-    settings: dict[str, Any]
+FADE_LATENTS = 1.5  # over which guidance fades inside a lesion: a box guided alike up to its edge is drawn as a square
 
 
 class XRealPipeline(EditMixin, DiffusionPipeline):
@@ -226,7 +204,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
             steps: of the solver, for each pass; default 10, draft 4, for two-pass 100.
-            guidance: w; each lesion's own strength multiplies it. Default 9, for two-pass the paper's 7.
+            guidance: w; each lesion's own strength multiplies it. Default 6 where the adapter knows the places of
+                findings, else 9; for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask acts; default the paper's way, in regional mode by the model's adapter alone
                 or, without one, by the prior until 0.9 of the steps along the contours, with the variety of real X-rays
@@ -253,17 +232,20 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         blend = anatomy or self.default_blend(use.mode)
         if self.anatomy_variation is None:
             blend = replace(blend, variety=0.0)
-        if self.anatomy_adapter is None or organ_mask is None:
-            blend = replace(blend, adapter=0.0)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
+        placed = self._tells_places(blend.adapter) and any(per_image)
+        if self.anatomy_adapter is None or (organs is None and not placed):
+            blend = replace(blend, adapter=0.0)
+        if guidance is None:
+            guidance = PLACED_GUIDANCE if placed and not two_pass else use.guidance
         engine = build_solver(use.solver, self.scheduler, steps)
         device = device_of(self.unet)
 
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
-        denoise = self._denoiser(prompt, organs, blend.adapter, quality)
-        findings = self._encode_lesions(per_image, use.guidance, binary=two_pass)
+        findings = self._encode_lesions(per_image, guidance, binary=two_pass)
+        denoise = self._denoiser(prompt, len(seeds), organs, findings, blend.adapter, quality)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
         renew = eta > 0
@@ -320,7 +302,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 "mode": use.mode,
                 "solver": use.solver,
                 "steps": steps,
-                "guidance": use.guidance,
+                "guidance": guidance,
                 "eta": eta,
                 "prompt": prompt,
                 "lesion_start": lesion_start,
@@ -355,22 +337,36 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         return Walk(solver, denoise, noise, eta, self.progress_bar, end_step)
 
     def _denoiser(
-        self, prompt: str, organs: Tensor | None = None, adapter: float = 0.0, quality: Quality = "default"
+        self,
+        prompt: str,
+        batch: int,
+        organs: Tensor | None,
+        findings: LatentLesions | None,
+        adapter: float,
+        quality: Quality = "default",
     ) -> Denoiser:
-        """Bind the U-Net to the prompt and to the organ masks (B, H, W), where the model is told of them."""
+        """Bind the U-Net to the prompt and, where the model is told of them, to organs (B, H, W) and lesions."""
         device = device_of(self.unet)
         embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
         network: Any = self.network("unet", quality)
         if self.controlnet is not None:
             network = ControlledUNet(self.unet, self.controlnet)
-        if organs is None:
-            return Denoiser(network, embeds)
-        if sees_organs(network):
+        if organs is not None and sees_organs(network):
             return Denoiser(network, embeds, organs.to(device))
-        if adapter == 0:
+        if adapter == 0 or (organs is None and not self._tells_places(adapter)):
             return Denoiser(network, embeds)
-        features = adapter_features(self.anatomy_adapter, self.unet, organs.to(device))
-        return Denoiser(network, embeds, organ_features=[adapter * one for one in features])
+        if organs is None:
+            organs = torch.zeros(batch, self.image_size, self.image_size, dtype=torch.uint8)
+        organs, lesions = organs.to(device), None
+        if findings is not None:
+            lesions = torch.cat([findings.masks.new_zeros(batch, *findings.masks.shape[1:]), findings.places])
+            organs = torch.cat([organs, organs[findings.owners]])
+        features = [adapter * one for one in adapter_features(self.anatomy_adapter, self.unet, organs, lesions)]
+        return Denoiser(network, embeds, None, [one[:batch] for one in features], [one[batch:] for one in features])
+
+    def _tells_places(self, adapter: float) -> bool:
+        """Return whether the U-Net is told where findings are, by an adapter of that strength."""
+        return adapter > 0 and self.anatomy_adapter is not None and knows_lesions(self.anatomy_adapter)
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
@@ -379,21 +375,27 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
     def _encode_findings(
         self, per_image: list[list[tuple[Finding, np.ndarray, float]]], binary: bool
     ) -> LatentLesions | None:
-        """Encode per image its findings, each with its mask (S, S) and its guidance."""
+        """Encode per image its findings, each with mask (S, S) and guidance; ``binary``: masks as the authors' are."""
         wanted = [one for own in per_image for one in own]
         if not wanted:
             return None
         device = device_of(self.unet)
         prompts = sorted({finding.value for finding, _, _ in wanted})
         embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
-        masks = torch.from_numpy(np.stack([mask for _, mask, _ in wanted])).to(device)
+        radius = 0.0 if binary else FADE_LATENTS * downsampling(self.vae)
+        faded = [mask if finding is Finding.NO_FINDING else fade(mask, radius) for finding, mask, _ in wanted]
+        masks, weights = (
+            lesions_to_latents(torch.from_numpy(np.stack(some)).to(device), self._latent_size, binary)
+            for some in ([mask for _, mask, _ in wanted], faded)
+        )
         scales = torch.tensor([scale for _, _, scale in wanted], device=device)
         return LatentLesions(
             embeds=embeds[[prompts.index(finding.value) for finding, _, _ in wanted]],
-            masks=lesions_to_latents(masks, self._latent_size, binary),
+            masks=masks,
+            weights=weights,
             scales=scales,
             owners=torch.tensor([i for i, own in enumerate(per_image) for _ in own], device=device),
-            silences=silences([finding for finding, _, _ in wanted], scales),
+            present=torch.tensor([float(finding is not Finding.NO_FINDING) for finding, _, _ in wanted], device=device),
         )
 
     def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:

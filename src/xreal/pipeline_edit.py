@@ -4,47 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils import BaseOutput
 
 from xreal.control.blending import StepNoise
 from xreal.control.editing import EditPlan, bring_back, edit_keep, fit_organs, plan_edit, smooth_removal
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.images import fit_square
-from xreal.inputs import StepCallback, check_settings
+from xreal.inputs import PLACED_GUIDANCE, StepCallback, check_settings
 from xreal.masks.lesions import Lesion
 from xreal.masks.segmenter import segment
 from xreal.models.autoencoder import decode_pixels, encode_image
 from xreal.models.precision import device_of
+from xreal.pipeline_output import XRealEditOutput
 from xreal.vocabulary import Finding
 
-__all__ = ["EditMixin", "XRealEditOutput"]
+__all__ = ["EditMixin"]
 
 REMOVAL_GUIDANCE = 1.0  # towards "No Finding": 1 is that prompt itself; more makes the area darker than lung
-
-
-@dataclass
-class XRealEditOutput(BaseOutput):
-    """What ``XRealPipeline.edit`` returns; B edits of one X-ray of H×W pixels.
-
-    Attributes:
-        images: (B, H, W) float32 in [0, 1].
-        weight: (H, W) float32 in [0, 1]; where it is 0, every image has the given X-ray's pixels to the last bit.
-        organ_masks: before and after, (2, S, S) uint8 ``Organ`` at the model's size; None where no organ moves.
-        seeds: one per image.
-        settings: everything else that is needed to draw the edits again.
-    """
-
-    images: np.ndarray
-    weight: np.ndarray
-    organ_masks: np.ndarray | None
-    seeds: list[int]
-    settings: dict[str, Any]
 
 
 class EditMixin:
@@ -60,6 +41,7 @@ class EditMixin:
     _walk: Any
     default_blend: Any
     _denoiser: Any
+    _tells_places: Any
     _encode_findings: Any
 
     @torch.inference_mode()
@@ -76,7 +58,7 @@ class EditMixin:
         prompt: str = "",
         solver: str = "dpm++",
         steps: int = 15,
-        guidance: float = 9.0,
+        guidance: float | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> XRealEditOutput:
         """Change a given X-ray, once per seed: move organs, then add lesions and remove findings.
@@ -97,7 +79,7 @@ class EditMixin:
             prompt: of the X-ray without its lesions.
             solver: "dpm++", "ddim" (η = 0), "unipc" or "euler".
             steps: of the solver.
-            guidance: w; each lesion's own strength multiplies it.
+            guidance: w; each lesion's own strength multiplies it; default as in ``__call__``.
             callback_on_step_end: as in ``__call__``.
 
         Raises:
@@ -107,7 +89,10 @@ class EditMixin:
         # 1. Check everything before anything is computed.
         if not 0 <= strength <= 1:  # NaN fails too
             raise InputError(f"strength is {strength}; expected 0 (no change) to 1")
-        check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
+        use = check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
+        if guidance is None:
+            adapter = self.default_blend("regional").adapter
+            guidance = PLACED_GUIDANCE if self._tells_places(adapter) else use.guidance
         seeds = [int(seed) for seed in seeds]
         engine = build_solver(solver, self.scheduler, steps)
         image, size = np.asarray(image), int(self.image_size)
@@ -169,7 +154,7 @@ class EditMixin:
         organs = None
         if adapter > 0 and self.segmenter is not None:  # hearts and diaphragms stay where they are
             organs = torch.from_numpy(segment(self.network("segmenter"), square)).repeat(len(seeds), 1, 1)  # (B, S, S)
-        walk = self._walk(engine, self._denoiser(prompt, organs, adapter), noise, 0.0, callback)
+        walk = self._walk(engine, self._denoiser(prompt, len(seeds), organs, findings, adapter), noise, 0.0, callback)
         _, latents = walk.side_by_side(keep, findings, start, steps)
         before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
         return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)

@@ -47,8 +47,11 @@ def test_findings_add_up_each_in_its_own_place_and_image() -> None:
 def test_union_is_the_largest_mask_of_each_image() -> None:
     masks = torch.zeros(3, 1, 2, 2)
     masks[0, 0, 0, 0], masks[1, 0, 0, 0], masks[2, 0, 1, 1] = 0.3, 0.8, 1.0
-    union = LatentLesions(torch.zeros(3, 1, 1), masks, SCALES, torch.tensor([0, 0, 2]), torch.zeros(3)).union(3)
-    assert union[:, 0].tolist() == [
+    owners, present = torch.tensor([0, 0, 2]), torch.tensor([1.0, 1.0, 0.0])
+    lesions = LatentLesions(torch.zeros(3, 1, 1), masks, masks, SCALES, owners, present)
+    assert torch.equal(lesions.places[:2], masks[:2])
+    assert not lesions.places[2].any()  # what is to go has no place
+    assert lesions.union(3)[:, 0].tolist() == [
         [[pytest.approx(0.8), 0], [0, 0]],
         [[0, 0], [0, 0]],  # an image without lesions
         [[0, 0], [0, 1]],

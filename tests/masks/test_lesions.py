@@ -13,6 +13,7 @@ from xreal.errors import FindingError, InputError, MaskError
 from xreal.masks.lesions import (
     Lesion,
     box,
+    fade,
     feather,
     outside_lungs_fraction,
     parse_lesion,
@@ -253,6 +254,33 @@ def test_feather_falls_from_the_edge() -> None:
 def test_feather_refuses_radius(radius: float) -> None:
     with pytest.raises(MaskError, match="radius"):
         feather(np.ones((4, 4)), radius)
+
+
+@settings(max_examples=40, deadline=None)
+@given(soft_masks, st.floats(0.5, 6))
+def test_fade_falls_towards_the_border_alone(mask: np.ndarray, radius: float) -> None:
+    soft = fade(mask, radius)
+    assert soft.dtype == np.float32
+    assert (soft <= mask).all()
+    assert ((soft > 0) == (mask > 0)).all()
+    rows, columns = np.nonzero(mask == 0)
+    for row, column in np.argwhere(mask > 0):
+        nearest = min(np.hypot(rows - row, columns - column), default=np.inf)
+        if nearest >= radius:
+            assert soft[row, column] == mask[row, column]
+
+
+def test_fade_ends_in_the_middle_of_a_narrow_lesion_and_spares_the_edge_of_the_image() -> None:
+    mask = box(40, 0, 100, 80, height=HEIGHT, width=WIDTH)
+    soft = fade(mask, 8)
+    assert (np.diff(soft[40, 39:48]) > 0).all()
+    assert (soft[0, 48:92] == 1).all()
+    np.testing.assert_array_equal(soft[20:50, 48:92], 1)
+    narrow = fade(box(40, 10, 46, 60, height=HEIGHT, width=WIDTH), 8)
+    assert narrow.max() == 1
+    assert 0 < narrow[30, 40] < 0.5
+    np.testing.assert_array_equal(fade(np.ones((4, 5)), 3), 1)
+    np.testing.assert_array_equal(fade(mask, 0), mask)
 
 
 def _organs() -> np.ndarray:

@@ -156,7 +156,8 @@ def test_inpainting_nowhere_returns_the_reference(tiny_pipeline: XRealPipeline, 
     reference = StepNoise([5], (CHANNELS, 8, 8), CPU, fixed=True).start
     base = encode_prompts(tiny_pipeline.tokenizer, tiny_pipeline.text_encoder, ["", "Mass"], CPU)
     denoise = Denoiser(tiny_pipeline.unet, base[:1])
-    nowhere = LatentLesions(base[1:], torch.zeros(1, 1, 8, 8), torch.tensor([7.0]), torch.tensor([0]), torch.ones(1))
+    masks = torch.zeros(1, 1, 8, 8)
+    nowhere = LatentLesions(base[1:], masks, masks, torch.tensor([7.0]), torch.tensor([0]), torch.ones(1))
     engine = build_solver(solver, tiny_pipeline.scheduler, 3)
     with torch.inference_mode():
         latents = tiny_pipeline._walk(engine, denoise, noise, eta=0.0, callback=None).inpaint(reference, nowhere)

@@ -1,27 +1,28 @@
 """The anatomy adapter: trained beside a frozen model, called once an image, and off wherever it is not asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import T2IAdapter
 from safetensors.torch import load_file
 
 from xreal.config import PRESETS
 from xreal.control.anatomy import AnatomyBlend
-from xreal.control.pathology import LatentLesions, silences
+from xreal.control.pathology import lesions_to_latents
 from xreal.data.phantom import Phantom
 from xreal.errors import InputError, ModelError, TrainingError
-from xreal.inputs import default_blend
+from xreal.inputs import PLACED_GUIDANCE, default_blend
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import write_organ_mask
 from xreal.models.folder import read_index, write_index
-from xreal.models.organs import adapter_features
+from xreal.models.organs import ADAPTER_PLANES, adapter_features
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
-from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"].with_stage("adapter", learning_rate=0.01)
 
@@ -110,32 +111,109 @@ def test_paper_and_free_anatomy_leave_it_out(pipeline: XRealPipeline, organ_mask
     assert pipeline(None, [], [0], steps=2).settings["anatomy"]["adapter"] == 0
 
 
-def test_it_is_silent_in_lesions_as_far_as_they_are_guided(
-    pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
-) -> None:
-    scales = torch.tensor([0.5, 9.0, 1.0])
-    silent = silences([Finding.EDEMA, Finding.PNEUMONIA, Finding.NO_FINDING], scales)
-    assert silent.tolist() == [0.5, 1.0, 0.0]
-    lesions = LatentLesions(torch.zeros(3, 1, 1), torch.ones(3, 1, 8, 8), scales, torch.tensor([0, 2, 1]), silent)
-    assert lesions.silent(4).amax((1, 2, 3)).tolist() == [0.5, 0.0, 1.0, 0.0]
-    asked = {"steps": 3, "anatomy": AnatomyBlend(until=0, adapter=1)}
-    none = pipeline(organ_mask, [lesion_in()], [0], guidance=0.0, **asked)
-    np.testing.assert_array_equal(none.images, none.healthy)
-    told = []
+@pytest.fixture
+def placing(pipeline: XRealPipeline) -> Iterator[XRealPipeline]:
+    """The pipeline with an adapter that has something to say about lesions."""
+    first = pipeline.anatomy_adapter.adapter.conv_in
+    planes = first.weight.shape[1] // ADAPTER_PLANES
+    kept = first.weight.detach().clone()
+    assert (kept[:, -planes:] == 0).all()  # the data that taught it had no boxes
+    with torch.no_grad():
+        first.weight[:, -planes:] = torch.randn(kept[:, -planes:].shape, generator=torch.Generator().manual_seed(0))
+    yield pipeline
+    with torch.no_grad():
+        first.weight.copy_(kept)
+
+
+def features_told(pipeline: XRealPipeline, draw: Callable[[], object]) -> torch.Tensor:
+    """Return what the first level of the U-Net was told in its last call."""
+    told: list[torch.Tensor] = []
 
     def note(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, list[torch.Tensor]]) -> None:
         told.append(kwargs["down_intrablock_additional_residuals"][0].clone())
 
     handle = pipeline.unet.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        pipeline(organ_mask, [lesion_in()], [0], **asked)
+        draw()
     finally:
         handle.remove()
-    twin, lesion, finding = told[-1]
-    assert torch.equal(lesion, finding)
-    inside = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(lesion_in().mask)[None], twin.shape[-2:])[0]
-    assert inside.max() > 0
-    torch.testing.assert_close(lesion, twin * (1 - inside))
+    return told[-1]
+
+
+def test_each_finding_is_told_its_own_place(
+    placing: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    lesion = lesion_in()
+    elsewhere = replace(lesion, mask=np.roll(lesion.mask, 16, axis=0))
+    blend = AnatomyBlend(until=0, adapter=0.5)
+    told = features_told(
+        placing, lambda: placing(organ_mask, [lesion, elsewhere], [0], steps=2, anatomy=blend, lesion_start=0)
+    )
+    masks = torch.from_numpy(np.stack([lesion.mask, elsewhere.mask]))
+    places = lesions_to_latents(masks, (8, 8))
+    organs = torch.from_numpy(organ_mask)[None].repeat(2, 1, 1)
+    with torch.inference_mode():
+        (without, *_), (wanted, *_) = (
+            adapter_features(placing.anatomy_adapter, placing.unet, organs, one) for one in (None, places)
+        )
+    twin, track, *findings = told / 0.5
+    torch.testing.assert_close(twin, without[0])
+    torch.testing.assert_close(track, without[0])
+    torch.testing.assert_close(torch.stack(findings), wanted)
+    assert not torch.allclose(wanted[0], without[0])
+    assert not torch.allclose(wanted[0], wanted[1])
+
+
+def test_lesions_are_placed_without_organs_too(
+    placing: XRealPipeline, tiny_pipeline: XRealPipeline, lesion_in: Callable[..., Lesion]
+) -> None:
+    lesion = lesion_in()
+    twin, track, finding = features_told(placing, lambda: placing(None, [lesion], [0], steps=2, lesion_start=0))
+    assert (twin == 0).all()
+    assert (track == 0).all()
+    assert finding.any()
+    output = placing(None, [lesion], [0], steps=2, lesion_start=0)
+    without = tiny_pipeline(None, [lesion], [0], steps=2, lesion_start=0)
+    np.testing.assert_allclose(output.healthy, without.healthy, atol=1e-5)  # the healthy twin hears nothing of it
+    assert np.abs(output.images - without.images).max() > 1e-4
+
+
+def test_findings_are_guided_less_where_their_place_is_told(
+    placing: XRealPipeline, tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    def guidance(pipeline: XRealPipeline, **settings: object) -> float:
+        return pipeline(organ_mask, [lesion_in()], [0], steps=2, **settings).settings["guidance"]
+
+    edited = placing.edit(np.zeros((64, 64)), [lesion_in()], steps=2).settings["guidance"]
+    assert guidance(placing) == edited == PLACED_GUIDANCE < guidance(tiny_pipeline)
+    assert guidance(placing, guidance=5.0) == 5
+    assert guidance(placing, anatomy=AnatomyBlend(adapter=0)) == 9
+    assert guidance(placing, quality="reference", eta=0.0) == 7
+    assert guidance(tiny_pipeline) == 9
+
+
+def test_an_adapter_that_knows_no_places_says_nothing_without_organs(
+    pipeline: XRealPipeline, tiny_pipeline: XRealPipeline, lesion_in: Callable[..., Lesion]
+) -> None:
+    outputs = [one(None, [lesion_in()], [0], steps=2) for one in (pipeline, tiny_pipeline)]
+    np.testing.assert_array_equal(outputs[0].images, outputs[1].images)
+    assert [one.settings["anatomy"]["adapter"] for one in outputs] == [0, 0]
+
+
+def test_removals_have_no_place(
+    placing: XRealPipeline, phantoms: list[Phantom], lesion_in: Callable[..., Lesion]
+) -> None:
+    area = lesion_in().mask
+    _, track, removal = features_told(placing, lambda: placing.edit(phantoms[0].image, remove=area, steps=3))
+    assert torch.equal(track, removal)
+    _, track, lesion = features_told(placing, lambda: placing.edit(phantoms[0].image, [lesion_in()], steps=3))
+    assert not torch.allclose(track, lesion)
+
+
+def test_an_adapter_of_other_planes_is_refused(pipeline: XRealPipeline, organ_mask: np.ndarray) -> None:
+    other = T2IAdapter(in_channels=ADAPTER_PLANES - 1, channels=[8, 16], num_res_blocks=1, downscale_factor=8)
+    with pytest.raises(ModelError, match="takes 4 planes, expected 5: one per organ and one for lesions"):
+        XRealPipeline(**{**pipeline.components, "anatomy_adapter": other})(organ_mask, [], [0])
 
 
 def test_it_is_called_once_for_a_batch(
@@ -143,13 +221,15 @@ def test_it_is_called_once_for_a_batch(
 ) -> None:
     calls = []
 
-    def counted(adapter: torch.nn.Module, unet: torch.nn.Module, masks: torch.Tensor) -> list[torch.Tensor]:
-        calls.append(len(masks))
-        return adapter_features(adapter, unet, masks)
+    def counted(
+        adapter: torch.nn.Module, unet: torch.nn.Module, masks: torch.Tensor, lesions: torch.Tensor
+    ) -> list[torch.Tensor]:
+        calls.append((len(masks), len(lesions)))
+        return adapter_features(adapter, unet, masks, lesions)
 
     monkeypatch.setattr("xreal.pipeline.adapter_features", counted)
     pipeline(organ_mask, [lesion_in()], [0, 1, 2], steps=4)
-    assert calls == [3]
+    assert calls == [(6, 6)]  # three images and their three lesions
 
 
 def test_a_model_that_has_nothing_else_takes_organ_masks(pipeline: XRealPipeline, organ_mask: np.ndarray) -> None:
@@ -170,7 +250,7 @@ def test_edits_are_told_of_the_organs_that_are_found(
     asked = {"lesions": [lesion_in()], "seeds": [0, 1], "steps": 3}
     drawn = [one.edit(phantoms[0].image, **asked).images for one in (pipeline, tiny_pipeline)]
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-4
-    blind = XRealPipeline(**{**pipeline.components, "segmenter": None})
+    blind = XRealPipeline(**{**pipeline.components, "segmenter": None})  # nor does its adapter know places
     blind.set_progress_bar_config(disable=True)
     np.testing.assert_array_equal(blind.edit(phantoms[0].image, **asked).images, drawn[1])
 

@@ -17,7 +17,7 @@ from xreal.training.loop import train
 from xreal.training.parallel import count_parts
 from xreal.training.stages import STAGES, build_stage
 
-STEERING = ("adapter", "controlnet")  # stages that start from a model
+STEERING = ("adapter", "joint", "controlnet")  # stages that start from a model
 
 # Trains each stage named, two steps of four samples in parts of two, as `xreal train` does; prints nothing.
 SCRIPT = """
@@ -33,7 +33,7 @@ data, model, out, steps, resume, *names = sys.argv[1:]
 for name in names:
     folder = Path(out) / name
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-    start = Path(model) if name in ("adapter", "controlnet") else None
+    start = Path(model) if name in ("adapter", "joint", "controlnet") else None
     stage = build_stage(name, preset, [Path(data)], folder, Path(model), start)
     def stop(step, total, parts):
         if step > int(steps):

@@ -22,7 +22,7 @@ def test_parameters_are_those_of_the_stage(
     name: str, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     said = forecast(name, TINY, [phantom_data])
-    start = tiny_model_folder if name in ("adapter", "controlnet") else None
+    start = tiny_model_folder if name in ("adapter", "joint", "controlnet") else None
     stage = build_stage(name, TINY, [phantom_data], tmp_path, tiny_model_folder, start)
     own = list(stage.network.parameters())
     if name != "encoder":  # it learns as many findings as the data have

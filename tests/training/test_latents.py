@@ -1,4 +1,4 @@
-"""Cached latents know where the findings' boxes are, in every augmented copy."""
+"""Cached latents know where the findings are, in every augmented copy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,7 @@ def boxed(tmp_path: Path, phantoms: list[Phantom]) -> Path:
     """One sample with a box, one without, in both splits."""
     grey = (255 * phantoms[0].image).astype(np.uint8)
     plain = Sample(grey, findings=(Finding.NO_FINDING,), image_id="plain")
-    white = np.zeros_like(grey)
-    white[24:32, 16:32] = 255
+    white = 255 * Sample(np.zeros_like(grey), boxes=(SQUARE,)).lesion_area
     sick = Sample(white, findings=(Finding.PNEUMONIA,), view_position="AP", image_id="sick", boxes=(SQUARE,))
     for split in ("train", "val"):
         write_shard(tmp_path / f"{split}-00000.parquet", [plain, sick])
@@ -41,9 +40,10 @@ def encode(data: Path, path: Path, copies: int) -> CachedLatents:
 
 def test_boxes_stand_on_the_latent_grid(boxed: Path, tmp_path: Path) -> None:
     cached = encode(boxed, tmp_path / "cache", 1)
-    assert cached.arrays["boxes"].shape == (2, 1, 8, 8)
-    assert cached.arrays["boxes"][0].sum() == 0
-    assert np.argwhere(cached.arrays["boxes"][1, 0]).tolist() == [[3, 2], [3, 3]]
+    assert cached.arrays["lesions"].shape == (2, 1, 8, 8)
+    assert cached.arrays["lesions"][0].sum() == 0
+    assert np.argwhere(cached.arrays["lesions"][1, 0]).tolist() == [[3, 2], [3, 3]]
+    np.testing.assert_allclose(cached.arrays["lesions"][1, 0, 3, 2:4], np.pi / 4, atol=0.02)  # the ellipse in the box
 
 
 def test_boxes_move_with_their_image(boxed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_boxes_move_with_their_image(boxed: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("xreal.training.latents.encode_image", mean_pixels)
     cached = encode(boxed, tmp_path / "cache", 6)
-    moved = cached.take("boxes", [1] * 5, torch.arange(1, 6))
+    moved = cached.take("lesions", [1] * 5, torch.arange(1, 6))
     assert not torch.equal(moved[0], moved[1])
     shown = cached.take("latents", [1] * 5, torch.arange(1, 6))[:, 0]  # the white box itself
     torch.testing.assert_close(shown, moved, atol=0.15, rtol=0)
@@ -61,7 +61,7 @@ def test_boxes_move_with_their_image(boxed: Path, tmp_path: Path, monkeypatch: p
 def test_cache_is_read_back_as_it_was(boxed: Path, tmp_path: Path) -> None:
     first = encode(boxed, tmp_path / "cache", 2)
     again = encode(boxed, tmp_path / "cache", 2)
-    for name in ("latents", "boxes"):
+    for name in ("latents", "lesions"):
         assert torch.equal(first.take(name, [1, 0], 1), again.take(name, [1, 0], 1))
 
 
@@ -73,8 +73,8 @@ def test_prompted_loss_weighs_more_inside_boxes(boxed: Path, tmp_path: Path) -> 
     assert (weights[0::2] == 1).all()  # no box, no more weight
     assert (weights[~prompted] == 1).all()  # without a prompt a box means nothing
     sick = weights[1::2][prompted[1::2]]
-    assert (sick[:, 3, 2:4] == 1 + TINY.backbone.box_weight).all()
-    assert (sick.sum((1, 2)) == 64 + 2 * TINY.backbone.box_weight).all()
+    inside = stage.encoded.take("lesions", [1])[0]
+    assert torch.equal(sick, (1 + TINY.backbone.box_weight * inside).expand_as(sick))
 
 
 def test_what_a_box_shows_can_be_asked_for_alone(boxed: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from xreal.masks.organs import OrganMask
 
 if TYPE_CHECKING:
     from xreal.editing import Source
-    from xreal.pipeline import XRealEditOutput
+    from xreal.pipeline_output import XRealEditOutput
     from xreal.synthesis import Drawn
 
 __all__ = ["EDIT_STEPS", "MAX_IMAGES", "Job", "Made", "Step", "check_job", "run_job"]

@@ -34,7 +34,9 @@ def edit(
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
     solver: Annotated[str, typer.Option(help="dpm++, ddim, unipc or euler.")] = "dpm++",
     steps: Annotated[int, typer.Option(help="Solver steps.")] = 15,
-    guidance: Annotated[float, typer.Option(help="How strongly findings are drawn.")] = 9.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly findings are drawn; default 6, as in generate.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     batch_size: Annotated[int, typer.Option(help="Edits drawn side by side.")] = 4,
     backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",

@@ -36,7 +36,8 @@ def generate(
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps; default 10, draft 4, two-pass 100.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How strongly findings are drawn; default 9, for two-pass 7.")
+        float | None,
+        typer.Option(help="How strongly findings are drawn; default 6, 9 without an adapter, for two-pass 7."),
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
@@ -55,7 +56,7 @@ def generate(
     ] = None,
     anatomy_adapter: Annotated[
         float | None,
-        typer.Option(help="How strongly the mask acts on the U-Net, 1 as trained; default 1.3, for two-pass 0."),
+        typer.Option(help="How strongly the mask acts on the U-Net, 1 as trained; default 1, for two-pass 0."),
     ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.1,
     lesion_until: Annotated[float, typer.Option(help="Share of the steps after which they are guided no more.")] = 1.0,

@@ -42,7 +42,9 @@ def synthesize(
         str | None, typer.Option(help="draft, default, or reference (the authors' procedure): mode, solver and steps.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps, instead of the quality's.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How strongly findings are drawn; default 9.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly findings are drawn; default 6, as in generate.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
     backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",
     workers: Annotated[

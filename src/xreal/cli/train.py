@@ -14,8 +14,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, decoder or texture; baselines: concat "
-            "or controlnet; judges: encoder or judge-segmenter."
+            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, decoder or texture; baselines: "
+            "concat or controlnet; judges: encoder or judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xreal.control.pathology import LatentLesions, regional_guidance
@@ -24,12 +23,14 @@ class Denoiser:
         prompt: embeddings of the X-ray's own prompt, (1, L, d).
         organ_mask: (B, H, W) uint8 ``Organ`` for a network that sees organs; else None.
         organ_features: what the anatomy adapter adds to each level of the encoder, [(B, c_i, h_i, w_i)], or nothing.
+        lesion_features: the same for each of K lesions, told of its place too, [(K, c_i, h_i, w_i)].
     """
 
     network: Any
     prompt: Tensor
     organ_mask: Tensor | None = None
     organ_features: Sequence[Tensor] = ()
+    lesion_features: Sequence[Tensor] = ()
 
     def __call__(
         self, latents: Tensor, timestep: Tensor, lesions: LatentLesions | None = None, first: int = 0
@@ -45,29 +46,28 @@ class Denoiser:
         Returns:
             (n · B, c, h, w)
         """
-        rows = torch.arange(len(latents), device=latents.device)
-        embeds = self.prompt.expand(len(latents), -1, -1)
+        count, rows = len(latents), torch.arange(len(latents), device=latents.device)
+        embeds = self.prompt.expand(count, -1, -1)
         if lesions is None:
-            return self._predict(latents, timestep, embeds, self._organs(rows))
-        count, owners = len(latents), lesions.owners + first
-        embeds = torch.cat([embeds, lesions.embeds])
-        rows = torch.cat([rows, owners])
-        predictions = self._predict(latents[rows], timestep, embeds, self._organs(rows, lesions, first))
-        return regional_guidance(predictions[:count], predictions[count:], lesions.masks, lesions.scales, owners)
+            return self._predict(latents, timestep, embeds, self._masks(rows))
+        owners = lesions.owners + first
+        predictions = self._predict(
+            latents[torch.cat([rows, owners])], timestep, torch.cat([embeds, lesions.embeds]), self._masks(rows, owners)
+        )
+        return regional_guidance(predictions[:count], predictions[count:], lesions.weights, lesions.scales, owners)
 
-    def _organs(self, rows: Tensor, lesions: LatentLesions | None = None, first: int = 0) -> dict[str, Any]:
-        """Tell each row of its image's organs; rows from ``first`` on, which have lesions, not where these are."""
+    def _masks(self, rows: Tensor, owners: Tensor | None = None) -> dict[str, Any]:
+        """Tell rows of their images' organs, and the lesions that follow them, on rows ``owners``, of their places."""
         if self.organ_mask is not None:
+            rows = rows if owners is None else torch.cat([rows, owners])
             return {"organ_mask": self.organ_mask[rows % len(self.organ_mask)]}
         if not self.organ_features:
             return {}
-        features, images = self.organ_features, len(self.organ_features[0])
-        rows = rows if lesions is None else rows % images + images * (rows >= first)
-        if lesions is not None:
-            heard = 1 - lesions.silent(images)
-            features = [torch.cat([one, one * F.adaptive_avg_pool2d(heard, one.shape[-2:])]) for one in features]
-        return {"down_intrablock_additional_residuals": [level[rows % len(level)] for level in features]}
+        features = [level[rows % len(level)] for level in self.organ_features]
+        if owners is not None:
+            features = [torch.cat(both) for both in zip(features, self.lesion_features, strict=True)]
+        return {"down_intrablock_additional_residuals": features}
 
-    def _predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, organs: dict[str, Any]) -> Tensor:
-        prediction: Tensor = self.network(latents, timestep, embeds, **organs).sample
+    def _predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, masks: dict[str, Any]) -> Tensor:
+        prediction: Tensor = self.network(latents, timestep, embeds, **masks).sample
         return prediction

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xreal.vocabulary import Finding
-
-__all__ = ["LatentLesions", "lesions_to_latents", "regional_guidance", "silences"]
+__all__ = ["LatentLesions", "lesions_to_latents", "regional_guidance"]
 
 
 @dataclass(frozen=True)
@@ -20,40 +16,30 @@ class LatentLesions:
 
     Attributes:
         embeds: of each finding's prompt, (K, L, d).
-        masks: m_k (K, 1, h, w) in [0, 1].
+        masks: where each is, (K, 1, h, w) in [0, 1].
+        weights: m_k (K, 1, h, w) in [0, 1], how much of its guidance acts: the masks, or less towards their borders.
         scales: w_k, guidance × strength, (K,).
         owners: which image each belongs to, (K,) int64.
-        silences: how far an organ mask, which tells of a healthy lung, is silent there, (K,) in [0, 1].
+        present: 1 where the finding is to be there, 0 where there is to be none, (K,).
     """
 
     embeds: Tensor
     masks: Tensor
+    weights: Tensor
     scales: Tensor
     owners: Tensor
-    silences: Tensor
+    present: Tensor
+
+    @property
+    def places(self) -> Tensor:
+        """Where each finding is to be, (K, 1, h, w) in [0, 1]: 0 for what is to go."""
+        return self.masks * self.present.view(-1, 1, 1, 1)
 
     def union(self, images: int) -> Tensor:
         """Return per image where any of its lesions is, (images, 1, h, w): the largest of its masks."""
-        return self._largest(self.masks, images)
-
-    def silent(self, images: int) -> Tensor:
-        """Return per image how far an organ mask is silent, (images, 1, h, w) in [0, 1]."""
-        return self._largest(self.masks * self.silences.view(-1, 1, 1, 1), images)
-
-    def _largest(self, values: Tensor, images: int) -> Tensor:
-        nowhere = values.new_zeros(images, *values.shape[1:])
-        owners = self.owners.view(-1, 1, 1, 1).expand_as(values)
-        return nowhere.scatter_reduce(0, owners, values, "amax")
-
-
-def silences(findings: Sequence[Finding], scales: Tensor) -> Tensor:
-    """Return how far an organ mask is silent in each lesion, (K,): min(w_k, 1), and 0 for ``Finding.NO_FINDING``.
-
-    Wholly where the finding's own prompt counts for as much as without guidance, w_k = 1, or more; not at all where a
-    lesion has no strength, nor where a healthy lung is what is asked for.
-    """
-    healthy = torch.tensor([finding is Finding.NO_FINDING for finding in findings], device=scales.device)
-    return scales.clamp(max=1).masked_fill(healthy, 0)
+        nowhere = self.masks.new_zeros(images, *self.masks.shape[1:])
+        owners = self.owners.view(-1, 1, 1, 1).expand_as(self.masks)
+        return nowhere.scatter_reduce(0, owners, self.masks, "amax")
 
 
 def lesions_to_latents(lesion_masks: Tensor, latent_size: tuple[int, int], binary: bool = False) -> Tensor:

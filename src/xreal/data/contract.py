@@ -67,6 +67,22 @@ class Sample:
         return prompt_from_findings(self.findings, self.view_position, self.sex)
 
     @property
+    def lesion_area(self) -> np.ndarray:
+        """Return (H, W) uint8, 1 inside any drawn lesion, or in the ellipses that fill the boxes where none is drawn.
+
+        Findings are round: the corners of a box are mostly healthy.
+        """
+        if self.lesion_mask is not None:
+            return self.lesion_mask
+        mask = np.zeros_like(self.image)
+        rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+        for box in self.boxes:
+            across = (columns + 0.5 - box.x - box.width / 2) / (box.width / 2)
+            down = (rows + 0.5 - box.y - box.height / 2) / (box.height / 2)
+            mask[across**2 + down**2 <= 1] = 1
+        return mask
+
+    @property
     def box_mask(self) -> np.ndarray:
         """Return (H, W) uint8, 1 inside any drawn lesion, or any of the boxes where none is drawn."""
         if self.lesion_mask is not None:

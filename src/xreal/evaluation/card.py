@@ -10,16 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from xreal.data.prepared import PreparedDataset
 from xreal.errors import InputError
 from xreal.evaluation.anatomy import anatomy_control
 from xreal.evaluation.cases import Cases, joined
 from xreal.evaluation.control import mean_and_interval
-from xreal.evaluation.detection import detection_features, detection_scores
+from xreal.evaluation.detection import detection_features, detection_scores, discriminant
 from xreal.evaluation.diversity import diversity_scores
 from xreal.evaluation.edits import Edits
 from xreal.evaluation.fidelity import FEWEST_FOR_WHOLE_KID, fidelity_scores, whole_kid
 from xreal.evaluation.judges import Extractor, Judges, read_images
-from xreal.evaluation.pathology import classifier_response, lesion_locality, localisation, response_per_finding
+from xreal.evaluation.pathology import (
+    auroc_and_interval,
+    classifier_response,
+    lesion_locality,
+    localisation,
+    response_per_finding,
+)
+from xreal.evaluation.places import PlaceJudge, real_places
 from xreal.evaluation.privacy import NearestImages, copy_summary
 from xreal.evaluation.radiomics import radiomics_features, radiomics_scores
 from xreal.evaluation.spectrum import spectrum_distance
@@ -37,12 +45,15 @@ __all__ = [
     "finding_fidelity",
     "number",
     "pathology_axes",
+    "places_axis",
     "privacy_axis",
     "utility_axes",
 ]
 
 FEWEST_FOR_FIDELITY = 100
 """Images on each side below which distances of distributions are not given."""
+
+_FEWEST_REAL_PLACES = 10  # boxes, and places beside them, for an area under the curve
 
 FEW_REAL = 25
 """Real images that the segmenter of the axis utility learns from: few, as where synthetic ones are wanted."""
@@ -170,8 +181,13 @@ def anatomy_axis(judges: Judges, cases: Cases, images: np.ndarray | None = None)
     return _means(anatomy_control(judges.segmenter, pictures[masked], cases.organ_masks[masked]))
 
 
-def pathology_axes(judges: Judges, cases: Cases) -> tuple[Axis, dict[str, Axis]]:
-    """Measure what lesions changed, where, and whether the judging classifier sees what was asked for.
+def pathology_axes(judges: Judges, cases: Cases, places: PlaceJudge | None = None) -> tuple[Axis, dict[str, Axis]]:
+    """Measure what lesions changed, where, and whether the judging classifiers see what was asked for.
+
+    Args:
+        judges: the encoder answers for whole images.
+        cases: those with a healthy twin and a lesion mask count.
+        places: answers for the lesions' places, where it could be learnt.
 
     Returns:
         The axis over all images, and one axis per requested finding.
@@ -197,7 +213,40 @@ def pathology_axes(judges: Judges, cases: Cases) -> tuple[Axis, dict[str, Axis]]
             answer = responses[finding.value]
             value, low, high = answer["auroc"]
             per_finding[finding.value]["auroc"] = number(value, answer["n"], low, high)
-    return _means(scores), per_finding
+    axis = _means(scores)
+    if places is not None:
+        boxes = np.stack([_extent(mask) for mask in cases.lesion_masks])
+        after, before = (places(images, boxes) for images in (cases.images, cases.healthy))
+        axis["auroc in place"] = number(*_auroc(after, before))
+        for finding, own in per_finding.items():
+            rows = np.array([finding in names for names in cases.findings])
+            own["auroc in place"] = number(*_auroc(after[rows], before[rows]))
+    return axis, per_finding
+
+
+def places_axis(places: PlaceJudge, data: PreparedDataset) -> Axis:
+    """Ask the judge of places about real X-rays that it has not seen: what perfect lesions could reach.
+
+    Args:
+        places: the judge.
+        data: with boxes; fewer than ten give nothing.
+    """
+    windows, truth = real_places(data)
+    if min(boxed := int((truth > 0).sum()), len(truth) - boxed) < _FEWEST_REAL_PLACES:
+        return {}
+    said = discriminant(places.features, places.truth, places.encode(windows))
+    return {"auroc in place": number(*_auroc(said[truth > 0], said[truth < 0], paired=False))}
+
+
+def _auroc(positive: np.ndarray, negative: np.ndarray, paired: bool = True) -> tuple[float, int, float, float]:
+    value, low, high = auroc_and_interval(positive, negative, paired=paired)
+    return value, len(positive), low, high
+
+
+def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return x, y, width and height of what a mask covers."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
 
 def privacy_axis(nearest: NearestImages, held_out: NearestImages) -> tuple[Axis, dict[str, Any]]:

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from xreal.errors import InputError
 from xreal.evaluation.spectrum import grid_excess, radial_power
 
-__all__ = ["FEWEST_TO_TELL", "detection_features", "detection_scores"]
+__all__ = ["FEWEST_TO_TELL", "detection_features", "detection_scores", "discriminant"]
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ def detection_scores(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> 
     for _ in range(_SEEDS):
         fold = np.concatenate([rng.permutation(count) % _FOLDS for _ in range(2)])  # as many of each in every fold
         for i in range(_FOLDS):
-            said = _discriminant(both[fold != i], truth[fold != i], both[fold == i])
+            said = discriminant(both[fold != i], truth[fold != i], both[fold == i])
             right.append(said * truth[fold == i] > 0)
     accuracy = float(np.concatenate(right).mean())
     interval = binomtest(round(accuracy * 2 * count), 2 * count).proportion_ci(method="wilson")
@@ -95,8 +95,17 @@ def detection_scores(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> 
     return {"accuracy": accuracy, "accuracy low": low, "accuracy high": high}
 
 
-def _discriminant(train: Floats, truth: Floats, test: Floats) -> Floats:
-    """Fit on (N, D) with labels −1 and 1, as many of each; return what it says of (M, D), > 0 for label 1."""
+def discriminant(train: Floats, truth: Floats, test: Floats) -> Floats:
+    """Fit Fisher's discriminant with a ridge to two kinds of features, and ask it about others.
+
+    Args:
+        train: (N, D).
+        truth: (N,), −1 or 1 of each.
+        test: (M, D).
+
+    Returns:
+        (M,), larger for label 1; with as many of each label, above 0 for it.
+    """
     mean, spread = train.mean(axis=0), train.std(axis=0)
     spread = np.where(spread > 1e-9 * np.maximum(1, np.abs(mean)), spread, np.inf)  # constant features say nothing
     train, test = (np.clip((features - mean) / spread, -_LIMIT, _LIMIT) for features in (train, test))

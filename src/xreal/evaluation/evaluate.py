@@ -21,13 +21,15 @@ from xreal.evaluation.card import (
     edits_axis,
     finding_fidelity,
     pathology_axes,
+    places_axis,
     privacy_axis,
     utility_axes,
 )
 from xreal.evaluation.cases import Cases, joined, read_cases
 from xreal.evaluation.edits import judge_edits
-from xreal.evaluation.judges import Judges, extractors, load_judges
+from xreal.evaluation.judges import EncoderFeatures, Judges, extractors, load_judges
 from xreal.evaluation.options import Options, check_options
+from xreal.evaluation.places import learn_places
 from xreal.evaluation.plots import plot_similarities, plot_spectra
 from xreal.evaluation.privacy import FEWEST_HELD_OUT, TrainingImages, nearest_training_images, thumbnails
 from xreal.evaluation.report import Picture, edited_pairs, examples, pairs, write_report
@@ -99,12 +101,7 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     if "anatomy" in options.only:
         _anatomy(judges, rows, main, card)
     if "pathology" in options.only:
-        for name, row in rows.items():
-            axis, findings = pathology_axes(judges, row.cases)
-            if axis:
-                card.rows[name]["pathology"] = axis
-                for finding, numbers in findings.items():
-                    card.findings.setdefault(name, {}).setdefault(finding, {}).update(numbers)
+        _pathology(judges, options, rows, card)
     if "diversity" in options.only and pipeline is not None:
         card.rows[main]["diversity"] = _diversity(options, pipeline, others, track)
     if "privacy" in options.only:
@@ -190,6 +187,24 @@ def _anatomy(judges: Judges, rows: dict[str, Row], main: str, card: _Card) -> No
         card.rows[SHUFFLED] = {"anatomy": anatomy_axis(judges, shuffled)}
     else:
         card.notes.append(f"anatomy of {main}: no requested organ masks (NAME-organs.png) beside the images")
+
+
+def _pathology(judges: Judges, options: Options, rows: dict[str, Row], card: _Card) -> None:
+    places = None
+    try:
+        data = PreparedDataset(options.train or options.real, "train")
+        places = learn_places(EncoderFeatures(judges.encoder, judges.hashes["encoder"]), data, options.seed)
+    except DataError as error:
+        card.notes.append(f"pathology in its place: {error}")
+    else:
+        if axis := places_axis(places, PreparedDataset(options.real, options.split)):
+            card.rows[REAL]["pathology"] = axis
+    for name, row in rows.items():
+        axis, findings = pathology_axes(judges, row.cases, places)
+        if axis:
+            card.rows[name]["pathology"] = axis
+            for finding, numbers in findings.items():
+                card.findings.setdefault(name, {}).setdefault(finding, {}).update(numbers)
 
 
 def _diversity(options: Options, pipeline: XRealPipeline, others: Cases, track: Track) -> Axis:

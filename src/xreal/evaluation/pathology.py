@@ -180,23 +180,25 @@ def response_per_finding(
 
 
 def auroc_and_interval(
-    positive: np.ndarray, negative: np.ndarray, seed: int = 0, draws: int = 1000
+    positive: np.ndarray, negative: np.ndarray, seed: int = 0, draws: int = 1000, paired: bool = True
 ) -> tuple[float, float, float]:
-    """Return the AUROC of pairs and its 95% bootstrap interval; pairs are drawn together.
+    """Return the AUROC and its 95% bootstrap interval.
 
     The share of all (positive, negative) couples in which the positive scores higher, ties counting one half: the
     Mann-Whitney statistic. Couples are compared once and drawn many times, which no library does.
 
     Args:
         positive: scores of n images that have it, (n,).
-        negative: scores of their n twins that do not, (n,).
+        negative: scores of those that do not, (m,).
         seed: of the bootstrap.
         draws: of the bootstrap.
+        paired: ``negative`` are the n twins of ``positive``, and are drawn with them; else each is drawn for itself.
     """
     wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
-    rng, n = np.random.default_rng(seed), len(positive)
+    rng, (n, m) = np.random.default_rng(seed), wins.shape
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws)
-    drawn = ((counts @ wins) * counts).sum(1) / n**2
+    others = counts if paired else rng.multinomial(m, np.full(m, 1 / m), size=draws)
+    drawn = ((counts @ wins) * others).sum(1) / (n * m)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(wins.mean()), float(low), float(high)
 

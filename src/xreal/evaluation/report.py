@@ -50,6 +50,7 @@ SUMMARY = (
     ("anatomy", "cardiothoracic ratio error"),
     ("pathology", "inside"),
     ("pathology", "ratio"),
+    ("pathology", "auroc in place"),
     ("privacy", "flagged"),
 )
 
@@ -60,6 +61,7 @@ FINDINGS = (
     "brighter",
     "inside",
     "response: requested",
+    "auroc in place",
     "auroc",
     "pointing game",
     "iou",

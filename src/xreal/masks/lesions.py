@@ -25,6 +25,7 @@ __all__ = [
     "Lesion",
     "box",
     "ellipse",
+    "fade",
     "feather",
     "outside_lungs_fraction",
     "parse_lesion",
@@ -269,6 +270,36 @@ def feather(mask: npt.NDArray[Any], radius: float) -> LesionMask:
     distance, (rows, columns) = ndimage.distance_transform_edt(mask == 0, return_indices=True)
     ramp = (1 + np.cos(np.pi * np.minimum(distance, radius) / (radius + 1))) / 2
     return np.where(distance <= radius, mask[rows, columns] * ramp, 0).astype(np.float32)
+
+
+def fade(mask: npt.NDArray[Any], radius: float) -> LesionMask:
+    """Soften the edge inwards: a cosine ramp from zero at the border to the mask's own value.
+
+    A pixel at distance d < radius from the nearest one that is 0 takes (1 - cos(pi d / radius)) / 2 of its value. In a
+    lesion that is narrower than this, the ramp ends in its middle. The edge of the image is no border.
+
+    Args:
+        mask: (H, W) in [0, 1].
+        radius: pixels, 0 or more; 0 returns the mask.
+
+    Raises:
+        MaskError: the mask is not an (H, W) array in [0, 1].
+    """
+    from scipy import ndimage  # late: slow to import
+
+    mask = _check_lesion_mask(mask)
+    if radius == 0 or not mask.any():
+        return mask
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    part = tuple(slice(max(0, which[0] - 1), which[-1] + 2) for which in (rows, columns))  # zeros around, if any
+    inside = mask[part] > 0
+    if inside.all():
+        return mask
+    distance = ndimage.distance_transform_edt(inside)
+    ramp = (1 - np.cos(np.pi * np.minimum(distance / min(radius, distance.max()), 1))) / 2
+    faded = mask.copy()
+    faded[part] *= ramp.astype(np.float32)
+    return faded
 
 
 def outside_lungs_fraction(lesion_mask: npt.NDArray[Any], organ_mask: npt.NDArray[Any]) -> float:

@@ -102,14 +102,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, input_ids: Tensor, organ_mask: Tensor | None = None) -> Tensor:
+    def forward(self, noisy: Tensor, timesteps: Tensor, input_ids: Tensor, **masks: Tensor) -> Tensor:
         """Predict the target from noisy latents (B, c, h, w), timesteps (B,) and token numbers (B, L).
 
-        A U-Net that knows organs also takes their mask, (B, H, W) uint8 ``Organ``.
+        A U-Net that knows organs takes ``organ_mask`` too, (B, H, W) uint8 ``Organ``, and with an adapter ``lesions``.
         """
         embeds = self.text_encoder(input_ids, return_dict=False)[0]
-        organs = {} if organ_mask is None else {"organ_mask": organ_mask}
-        prediction: Tensor = self.unet(noisy, timesteps, embeds, **organs).sample
+        prediction: Tensor = self.unet(noisy, timesteps, embeds, **masks).sample
         return prediction
 
 

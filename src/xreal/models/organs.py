@@ -11,21 +11,25 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
+from xreal.errors import ModelError
 from xreal.vocabulary import Organ
 
 __all__ = [
+    "ADAPTER_PLANES",
     "ORGAN_CHANNELS",
     "AdaptedUNet",
     "ControlledUNet",
     "adapter_features",
     "build_adapter",
     "build_controlnet",
+    "knows_lesions",
     "organ_planes",
     "sees_organs",
 ]
 
 _ORGANS = tuple(organ for organ in Organ if organ != Organ.BACKGROUND)
 ORGAN_CHANNELS = len(_ORGANS)
+ADAPTER_PLANES = ORGAN_CHANNELS + 1
 _HINT_CHANNELS = (16, 32, 64, 96, 256, 256)  # of the hint, layer by layer; each but the first halves its size
 
 
@@ -35,25 +39,60 @@ def organ_planes(organ_mask: Tensor) -> Tensor:
 
 
 def build_adapter(unet: UNet2DConditionModel, downsampling: int) -> T2IAdapter:
-    """Make an untrained T2I-Adapter (arXiv 2302.08453) for a U-Net: organ mask -> what is added to its encoder.
+    """Make an untrained T2I-Adapter (arXiv 2302.08453) for a U-Net: organs and lesions -> what its encoder adds.
 
-    It sees the mask alone, neither latents nor timestep, and so is called once for an image, not at every step.
+    It sees masks alone, neither latents nor timestep, and so is called once for an image, not at every step: one plane
+    per organ, and one for where the finding is that the prompt names.
 
     Args:
         unet: trained.
         downsampling: pixels per latent, f.
     """
-    return T2IAdapter(
-        in_channels=ORGAN_CHANNELS,
+    factor = downsampling * unet.config.get("patch_size", 1)
+    adapter = T2IAdapter(
+        in_channels=ADAPTER_PLANES,
         channels=list(unet.config.block_out_channels),
         num_res_blocks=2,
-        downscale_factor=downsampling * unet.config.get("patch_size", 1),
+        downscale_factor=factor,
     )
+    # Data without places of findings teach nothing about the last plane: it then says nothing.
+    torch.nn.init.zeros_(adapter.adapter.conv_in.weight[:, -(factor**2) :])
+    return adapter
 
 
-def adapter_features(adapter: T2IAdapter, unet: UNet2DConditionModel, organ_mask: Tensor) -> list[Tensor]:
-    """Return what an adapter adds to each level of a U-Net's encoder, [(B, c_i, h_i, w_i)], for masks (B, H, W)."""
-    features = adapter(organ_planes(organ_mask).to(adapter.device))
+def knows_lesions(adapter: T2IAdapter) -> bool:
+    """Return whether an adapter has learnt what to say of a finding's place: the data that taught it had some."""
+    weight = adapter.adapter.conv_in.weight
+    return bool(weight[:, -(weight.shape[1] // ADAPTER_PLANES) :].any())
+
+
+def adapter_features(
+    adapter: T2IAdapter, unet: UNet2DConditionModel, organ_mask: Tensor, lesions: Tensor | None = None
+) -> list[Tensor]:
+    """Return what an adapter adds to each level of a U-Net's encoder, [(B, c_i, h_i, w_i)].
+
+    Args:
+        adapter: of ``build_adapter``.
+        unet: that it was made for.
+        organ_mask: (B, H, W) uint8 ``Organ``.
+        lesions: where the finding is that the prompt names, (B, 1, h, w) in [0, 1] on the latent grid; None: nowhere.
+
+    Returns:
+        0 for an image that has neither organs nor lesion: it is drawn as without an adapter.
+
+    Raises:
+        ModelError: an adapter of other planes.
+    """
+    if adapter.config.in_channels != ADAPTER_PLANES:
+        raise ModelError(
+            f"anatomy_adapter takes {adapter.config.in_channels} planes, expected {ADAPTER_PLANES}: one per organ and "
+            "one for lesions; train it again with `xreal train adapter`"
+        )
+    organs = organ_planes(organ_mask)
+    lesions = torch.zeros_like(organs[:, :1]) if lesions is None else lesions.to(organs)
+    planes = torch.cat([organs, F.interpolate(lesions, organs.shape[-2:])], 1).to(adapter.device)
+    told = planes.flatten(1).any(1).view(-1, 1, 1, 1)
+    features = [one * told for one in adapter(planes)]
     return [_fitted(one, block) for one, block in zip(features, unet.down_blocks, strict=True)]
 
 
@@ -71,10 +110,15 @@ class AdaptedUNet(nn.Module):
         self.unet, self.adapter = unet, adapter
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, organ_mask: Tensor | None = None
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        organ_mask: Tensor | None = None,
+        lesions: Tensor | None = None,
     ) -> Any:
-        """Predict from latents (B, c, h, w); without organ mask (B, H, W) as the U-Net alone."""
-        added = None if organ_mask is None else adapter_features(self.adapter, self.unet, organ_mask)
+        """Predict from latents (B, c, h, w), organ masks (B, H, W) and lesions (B, 1, h, w) in [0, 1]."""
+        added = None if organ_mask is None else adapter_features(self.adapter, self.unet, organ_mask, lesions)
         return self.unet(sample, timestep, encoder_hidden_states, down_intrablock_additional_residuals=added)
 
 

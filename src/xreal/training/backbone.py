@@ -99,13 +99,14 @@ class LatentBatch(NamedTuple):
         latents: (B, c, h, w), scaled.
         ids: token numbers (B, L).
         weights: of the loss, (B, h, w), 1 outside boxes.
-        organ_mask: (B, H, W) uint8 ``Organ``, for a network that sees organs; else None.
+        masks: what the network is told by name: "organ_mask" (B, H, W) uint8 ``Organ`` for one that sees organs, and
+            "lesions" (B, 1, h, w) in [0, 1] for one that sees where the prompt's finding is.
     """
 
     latents: Tensor
     ids: Tensor
     weights: Tensor
-    organ_mask: Tensor | None = None
+    masks: dict[str, Tensor]
 
 
 class BackboneStage(Stage):
@@ -113,13 +114,17 @@ class BackboneStage(Stage):
 
     Attributes:
         sees_organs: whether the network takes the organ mask of each image.
+        sees_lesions: whether it takes, beside organs, the place of the finding that the prompt names.
         organ_dropout: share of the organ masks that are left out, so that the network also draws without.
+        lesion_dropout: share of the known places that are left out: most findings have a label but no known place.
         widened: weights of the U-Net that have more inputs than those of the backbone it may start from.
     """
 
     name = "backbone"
     sees_organs: ClassVar[bool] = False
+    sees_lesions: ClassVar[bool] = False
     organ_dropout: ClassVar[float] = 0.0
+    lesion_dropout: ClassVar[float] = 0.2
     widened: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -207,47 +212,65 @@ class BackboneStage(Stage):
                 ids.append(self.unprompted_ids[0])
             else:
                 ids.append(self.finding_ids[names[int(which * len(names))]] if alone else self.input_ids[index])
-        boxes = self.encoded.take("boxes", indices, copies) * torch.tensor(prompted).view(-1, 1, 1)
-        organ_mask = None
+        boxes = self.encoded.take("lesions", indices, copies) * torch.tensor(prompted).view(-1, 1, 1)
+        masks = {}
         if self.sees_organs:
             kept = torch.rand(size, 1, 1, generator=generator) >= self.organ_dropout
-            organ_mask = self.encoded.take("organ_masks", indices, copies) * kept
+            masks["organ_mask"] = self.encoded.take("organ_masks", indices, copies) * kept
+        if self.sees_lesions:
+            told = torch.rand(size, 1, 1, generator=generator) >= self.lesion_dropout
+            masks["lesions"] = (boxes * told)[:, None]
         latents = self.encoded.take("latents", indices, copies)
-        return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, organ_mask)
+        return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, masks)
 
     def losses(self, batch: LatentBatch, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the weighted squared error at random noise levels."""
         error = self._error(self.networks[self.name], batch, generator)
-        yield Loss(self.name, error, {"loss": error.item()})
+        loss = (error * batch.weights.to(error)).mean()
+        yield Loss(self.name, loss, {"loss": loss.item()})
 
     def _error(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        """Return the squared error, averaged over channels by their weight, (B, h, w)."""
         device = self.device
         noise = torch.randn(batch.latents.shape, generator=generator).to(device)
         # One timestep per stratum: the same spread of noise levels in every batch.
         strata = torch.arange(len(noise)) + torch.rand(len(noise), generator=generator)
         timesteps = (1000 * (strata / len(noise)) ** self.preset.backbone.timestep_power).long().to(device)
-        latents, organs = batch.latents.to(device), None if batch.organ_mask is None else batch.organ_mask.to(device)
+        latents, masks = batch.latents.to(device), {name: mask.to(device) for name, mask in batch.masks.items()}
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = training_target(self.scheduler, latents, noise, timesteps)
-        prediction = network(noisy, timesteps, batch.ids.to(device), organs).float()
-        squared = (prediction - target).square() * self.channel_weights.to(device) * batch.weights[:, None].to(device)
+        prediction = network(noisy, timesteps, batch.ids.to(device), **masks).float()
+        squared = (prediction - target).square() * self.channel_weights.to(device)
         weight = loss_weight(self.scheduler, timesteps, self.preset.backbone.min_snr_gamma)
-        return (squared.mean((1, 2, 3)) * weight).mean()
+        return squared.mean(1) * weight.view(-1, 1, 1)
 
-    def _organs(self, indices: Sequence[int]) -> Tensor | None:
-        return self.held_out.take("organ_masks", indices) if self.sees_organs else None
+    def _organs(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {"organ_mask": self.held_out.take("organ_masks", indices)} if self.sees_organs else {}
 
     def validate(self) -> dict[str, float]:
-        """Return the loss on validation images with fixed noise."""
+        """Return the loss on validation images with fixed noise.
+
+        A network that sees lesions also has that in their boxes alone: "box_loss_told" where they are, and
+        "box_loss_untold".
+        """
+        metrics = {"validation_loss": float(np.mean(self._held_out_errors(told=False)))}
+        boxes = self.held_out.take("lesions", range(len(self.held_out))).numpy()
+        if self.sees_lesions and boxes.any():
+            for name, told in (("box_loss_told", True), ("box_loss_untold", False)):
+                metrics[name] = float(np.average(self._held_out_errors(told), weights=boxes))
+        return metrics
+
+    def _held_out_errors(self, told: bool) -> np.ndarray:
+        """Return the error on all validation images, (N, h, w), always with the same noise."""
         generator = torch.Generator().manual_seed(1)
-        errors, sizes = [], []
+        errors = []
         for indices in torch.arange(len(self.validation_latents)).split(32):
-            latents = self.validation_latents[indices]
-            ones = torch.ones_like(latents[:, 0])
-            batch = LatentBatch(latents, self.validation_ids[indices], ones, self._organs(indices.tolist()))
-            errors.append(self._error(self.network, batch, generator).item())
-            sizes.append(len(indices))
-        return {"validation_loss": float(np.average(errors, weights=sizes))}
+            latents, masks = self.validation_latents[indices], self._organs(indices.tolist())
+            if told:
+                masks["lesions"] = self.held_out.take("lesions", indices.tolist())[:, None]
+            batch = LatentBatch(latents, self.validation_ids[indices], torch.ones_like(latents[:, 0]), masks)
+            errors.append(self._error(self.network, batch, generator).cpu().numpy())
+        return np.concatenate(errors)
 
     def sheet(self) -> list[list[np.ndarray]]:
         """Draw a few prompts with 20 unguided DPM-Solver++ steps, each prompt twice; above them their organ masks."""
@@ -257,18 +280,18 @@ class BackboneStage(Stage):
         ids = tokenize(self.tokenizer, _SHEET_PROMPTS * 2).to(self.device)
         shown = (self.validation_masked * count)[:count]
         masks = self._organs(shown)
-        organs = None if masks is None else masks.repeat(2, 1, 1).to(self.device)
+        organs = {name: mask.repeat(2, 1, 1).to(self.device) for name, mask in masks.items()}
         shape = (len(ids), *self.validation_latents.shape[1:])
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(self.device)
         for timestep in solver.timesteps:
-            prediction = self.network(latents, timestep.expand(len(ids)), ids, organs)
+            prediction = self.network(latents, timestep.expand(len(ids)), ids, **organs)
             latents = solver.step(prediction, timestep, latents).prev_sample
         images = [image[0].cpu().numpy() for image in decode_latents(self.autoencoder, latents)]
         rows = [images[:count], images[count:]]
-        if masks is None:
+        if not masks:
             return rows
         grey = [[np.repeat(image[..., None], 3, axis=2) for image in row] for row in rows]
-        return [[colour_labels(mask) for mask in masks.numpy()], *grey]
+        return [[colour_labels(mask) for mask in masks["organ_mask"].numpy()], *grey]
 
     def export(self, folder: Path) -> None:
         """Write ``unet/``, ``text_encoder/``, ``tokenizer/`` and ``scheduler/``."""

@@ -108,7 +108,9 @@ def forecast(
     if processes < 1:
         raise InputError(f"{processes} processes cannot train; give at least 1")
     config = preset.stages[name]
-    images = _count_images(data, name in ("segmenter", "judge-segmenter", "anatomy", "adapter", "concat", "controlnet"))
+    images = _count_images(
+        data, name in ("segmenter", "judge-segmenter", "anatomy", "adapter", "joint", "concat", "controlnet")
+    )
     parts = count_parts(config.batch_size, micro_batch_size, processes)
     with FakeTensorMode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the counter's, of operations without multiplications
@@ -170,6 +172,7 @@ def _count_images(data: Sequence[Path], masked: bool) -> int:
 
 _STEERED: dict[str, tuple[Any, Any]] = {
     "adapter": (AdaptedUNet, build_adapter),
+    "joint": (AdaptedUNet, build_adapter),
     "controlnet": (ControlledUNet, build_controlnet),
 }
 
@@ -179,8 +182,8 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
     text_encoder = build_text_encoder(preset.text_encoder)
     network: Any = unet
     if organs in _STEERED:
-        for frozen in (unet, text_encoder):
-            frozen.requires_grad_(False)
+        for steered_part in (unet, text_encoder):
+            steered_part.requires_grad_(organs == "joint")
         steered, build = _STEERED[organs]
         network = steered(unet, build(unet, preset.autoencoder.downsampling))
     backbone = Backbone(network, text_encoder)
@@ -189,8 +192,8 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
     def step(count: int) -> Tensor:
         latents = torch.randn(count, preset.autoencoder.latent_channels, side, side)
         ids = torch.zeros(count, preset.text_encoder.max_length, dtype=torch.long)
-        mask = torch.zeros(count, size, size, dtype=torch.uint8) if organs else None
-        prediction: Tensor = backbone(latents, torch.zeros(count, dtype=torch.long), ids, mask)
+        masks = {"organ_mask": torch.zeros(count, size, size, dtype=torch.uint8)} if organs else {}
+        prediction: Tensor = backbone(latents, torch.zeros(count, dtype=torch.long), ids, **masks)
         return prediction
 
     return [backbone], step
@@ -246,6 +249,7 @@ _STEPS: dict[str, Callable[[Preset], tuple[list[nn.Module], Step]]] = {
     "decoder": lambda p: _autoencoding(p, whole=False, frozen_encoder=True, crop=p.stages["decoder"].crop),
     "texture": _texture,
     "adapter": lambda p: _diffusion(p, "adapter"),
+    "joint": lambda p: _diffusion(p, "joint"),
     "concat": lambda p: _diffusion(p, "concat"),
     "controlnet": lambda p: _diffusion(p, "controlnet"),
     "judge-segmenter": lambda p: _on_images(

@@ -36,15 +36,15 @@ def _fingerprint(autoencoder: AutoencoderKL) -> str:
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """Latents, boxes and organs of N samples; the first copy is the image itself, the others are moved a little.
+    """Latents, lesions and organs of N samples; the first copy is the image itself, the others are moved a little.
 
     The arrays stay on disk and are mapped into memory, which the processes of one machine share: what does not fit is
     read as it is needed.
 
     Attributes:
-        arrays: "latents" (N, copies, c, h, w) float16, scaled; "boxes" (N, copies, h, w) float16, the share of each
-            latent's pixels that lie in a box of the sample; and, where asked for, "organ_masks" (N, copies, H, W) uint8
-            ``Organ``, all 0 for a sample that has none.
+        arrays: "latents" (N, copies, c, h, w) float16, scaled; "lesions" (N, copies, h, w) float16, the share of each
+            latent's pixels that lie in a lesion whose place is known; and, where asked for, "organ_masks"
+            (N, copies, H, W) uint8 ``Organ``, all 0 for a sample that has none.
     """
 
     arrays: dict[str, np.ndarray]
@@ -76,7 +76,7 @@ class CachedLatents:
             data: images.
             autoencoder: trained, its ``scaling_factor`` set.
             folder: for one NPY file per array.
-            copies: of each image; all but the first are shifted, scaled and turned a little, boxes and organs alike.
+            copies: of each image; all but the first are shifted, scaled and turned a little, lesions and organs alike.
             organs: keep organ masks too.
         """
         state = PartialState(cpu=default_device().type == "cpu")
@@ -85,7 +85,7 @@ class CachedLatents:
             "samples": len(data),
             "copies": copies,
             "organs": organs,
-            "version": 2,
+            "version": 3,
         }
         record, size = folder / "made_by.json", autoencoder.config.latent_channels
         fresh = not record.exists() or json.loads(record.read_text()) != made_by
@@ -93,7 +93,10 @@ class CachedLatents:
         if fresh:
             height, width = data[0].image.shape
             grid = (height // downsampling(autoencoder), width // downsampling(autoencoder))
-            shapes: dict[str, tuple[tuple[int, ...], str]] = {"latents": ((size, *grid), "<f2"), "boxes": (grid, "<f2")}
+            shapes: dict[str, tuple[tuple[int, ...], str]] = {
+                "latents": ((size, *grid), "<f2"),
+                "lesions": (grid, "<f2"),
+            }
             if organs:
                 shapes["organ_masks"] = ((height, width), "|u1")
             if state.is_main_process:
@@ -114,7 +117,7 @@ class CachedLatents:
             if state.is_main_process:
                 write_json(record, made_by)  # last: a killed run leaves the whole or nothing that counts
         state.wait_for_everyone()
-        names = ("latents", "boxes", "organ_masks") if organs else ("latents", "boxes")
+        names = ("latents", "lesions", "organ_masks") if organs else ("latents", "lesions")
         return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
 
 
@@ -123,13 +126,13 @@ def _encode(
 ) -> dict[str, Tensor]:
     """Encode one part; its copies depend on the seed alone, whichever process makes them."""
     image = collate(samples).image
-    boxes = torch.from_numpy(np.stack([sample.box_mask for sample in samples]))
+    lesions = torch.from_numpy(np.stack([sample.lesion_area for sample in samples]))
     shape = image.shape[-2:]
     masks = [np.zeros(shape, np.uint8) if sample.organ_mask is None else sample.organ_mask for sample in samples]
     organ_mask = torch.from_numpy(np.stack(masks))
-    made: dict[str, list[Tensor]] = {"latents": [], "boxes": [], "organ_masks": []}
+    made: dict[str, list[Tensor]] = {"latents": [], "lesions": [], "organ_masks": []}
     for copy in range(copies):
-        versions = [boxes, organ_mask] if organs else [boxes]
+        versions = [lesions, organ_mask] if organs else [lesions]
         moved = image
         if copy > 0:
             # The same seed for each: the same geometry.
@@ -138,6 +141,6 @@ def _encode(
             ]
             moved, versions = pairs[0][0], [mask for _, mask in pairs if mask is not None]
         made["latents"].append(encode_image(autoencoder, moved.to(autoencoder.device)).cpu().half())
-        made["boxes"].append(F.avg_pool2d(versions[0].float(), downsampling(autoencoder)).half())
+        made["lesions"].append(F.avg_pool2d(versions[0].float(), downsampling(autoencoder)).half())
         made["organ_masks"] += versions[1:]
     return {name: torch.stack(parts, 1) for name, parts in made.items() if parts}

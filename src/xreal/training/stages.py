@@ -22,6 +22,7 @@ STAGES = (
     "backbone",
     "anatomy",
     "adapter",
+    "joint",
     "decoder",
     "texture",
     "concat",
@@ -77,12 +78,13 @@ def build_stage(
         if autoencoder is not None and (autoencoder / "texture").is_dir():
             concat.texture = load_component(autoencoder, "texture", "Texture")
         return concat
-    if name == "adapter":
-        from xreal.training.steering import AdapterStage
+    if name in ("adapter", "joint"):
+        from xreal.training.steering import AdapterStage, JointStage
 
         if start is not None and start != out:
             _refuse_backbone(out, name)
-        return AdapterStage(preset, data, start or out, cache)
+        kind = AdapterStage if name == "adapter" else JointStage
+        return kind(preset, data, start or out, cache)
     if name == "controlnet":
         from xreal.training.steering import ControlNetStage
 

@@ -1,4 +1,4 @@
-"""Stages that steer a frozen diffusion model by organ masks: the adapter, and the paper's baseline, ControlNet."""
+"""Stages that steer a diffusion model by organ masks: the adapter, and the paper's baseline, ControlNet."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from xreal.errors import TrainingError
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
 from xreal.models.backbone import Backbone
-from xreal.models.folder import load_components, save_component
+from xreal.models.folder import load_components, save_component, start_from
 from xreal.models.organs import AdaptedUNet, ControlledUNet, build_adapter, build_controlnet
 from xreal.training.backbone import BackboneStage
 
-__all__ = ["AdapterStage", "ControlNetStage"]
+__all__ = ["AdapterStage", "ControlNetStage", "JointStage"]
 
 
 class _SteeringStage(BackboneStage):
@@ -47,6 +47,7 @@ class _SteeringStage(BackboneStage):
         Raises:
             TrainingError: the data have another image size than the model.
         """
+        self.start = start
         loaded = load_components(start, self.carried)
         self.components = {name: loaded[name] for name in self.carried if name in loaded} | adopt(loaded)
         super().__init__(preset, data, self.components["vae"], cache)
@@ -93,12 +94,39 @@ class AdapterStage(_SteeringStage):
     """T2I-Adapter (arXiv 2302.08453): trained, a small network that adds what it sees in a mask to the encoder."""
 
     name = "adapter"
+    sees_lesions = True
+    organ_dropout = 0.1  # so that it can place findings where no organs are given
     component = "anatomy_adapter"
     carried = ("segmenter", "anatomy_controller", "anatomy_variation", "texture")
 
     def _steer(self, unet: UNet2DConditionModel) -> tuple[nn.Module, nn.Module]:
         adapter = build_adapter(unet, downsampling(self.autoencoder))
+        start_from(adapter, self.start / self.component, widened=("adapter.conv_in.weight",))
         return AdaptedUNet(unet, adapter), adapter
+
+
+class JointStage(AdapterStage):
+    """The diffusion model trained on, together with its adapter: what a frozen one cannot be told, it learns here.
+
+    Some images keep their prompt alone, so that it goes on drawing without organ masks.
+    """
+
+    name = "joint"
+    organ_dropout = 0.2
+
+    def _build(self, start: Path | None) -> Backbone:
+        backbone = super()._build(start)
+        return backbone.requires_grad_(True).train()
+
+    def averaged(self) -> Iterator[nn.Parameter]:
+        """Return what is averaged: all of the network."""
+        return self.network.parameters()
+
+    def export(self, folder: Path) -> None:
+        """Write the three networks that are trained and, once, the rest of the model."""
+        super().export(folder)
+        for name in ("unet", "text_encoder"):
+            save_component(self.components[name], folder / name)
 
 
 class ControlNetStage(_SteeringStage):
