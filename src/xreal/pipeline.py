@@ -361,7 +361,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         if findings is not None:
             lesions = torch.cat([findings.masks.new_zeros(batch, *findings.masks.shape[1:]), findings.places])
             organs = torch.cat([organs, organs[findings.owners]])
-        features = [adapter * one for one in adapter_features(self.anatomy_adapter, self.unet, organs, lesions)]
+        told = adapter_features(self.network("anatomy_adapter", quality), self.unet, organs, lesions)
+        features = [adapter * one for one in told]
         return Denoiser(network, embeds, None, [one[:batch] for one in features], [one[batch:] for one in features])
 
     def _tells_places(self, adapter: float) -> bool:

@@ -79,12 +79,13 @@ def test_what_lacks_is_said(tiny_pipeline: XRealPipeline, judges: Path, data: Pa
 def test_edits_stand_on_the_card(
     data: Path, judges: Path, tiny_model_folder: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:
-    command = ["evaluate", "--real", data, "--judges", judges, "--out", tmp_path, "--two-pass-n", 0, "--n", 1]
+    command = ["evaluate", "--real", data, "--judges", judges, "--out", tmp_path]
     assert run(*command, "--model", tiny_model_folder, "--only", "edits", "--edit-n", 2) == 0
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     added = rows["regional"]["edits: Pneumonia added"]
     assert added["pixels changed outside"]["value"] == 0
     assert added["pixels changed outside"]["n"] == 2
+    assert not (tmp_path / "images").exists()  # they need no image that is drawn from a mask
     assert "edits of real X-rays" in (tmp_path / "index.html").read_text()
 
 

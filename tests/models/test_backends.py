@@ -13,7 +13,7 @@ from xreal.errors import InputError, ModelError
 from xreal.masks.lesions import Lesion
 from xreal.models import backends, converted
 from xreal.models.backends import Backend, Networks, choose_backend
-from xreal.models.organs import adapter_features, build_adapter
+from xreal.models.organs import ADAPTER_PLANES, adapter_features, build_adapter
 from xreal.pipeline import XRealPipeline
 
 CPU = torch.device("cpu")
@@ -99,7 +99,9 @@ def test_networks_agree_with_eager_whatever_the_batch(fast: str, pipeline: XReal
     unet, vae = networks.get("unet", pipeline.unet), networks.get("vae", pipeline.vae)
     segmenter = networks.get("segmenter", pipeline.segmenter)
     masks = torch.randint(0, 4, (3, pipeline.image_size, pipeline.image_size), dtype=torch.uint8)
-    features = adapter_features(build_adapter(pipeline.unet, 8), pipeline.unet, masks)
+    adapter = build_adapter(pipeline.unet, 8)
+    features = adapter_features(adapter, pipeline.unet, masks)
+    planes, fast_adapter = torch.rand(3, ADAPTER_PLANES, *masks.shape[1:]), networks.get("anatomy_adapter", adapter)
     calls: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]] = {
         "unet": (
             lambda x, e: unet(x, timestep, e).sample,
@@ -111,6 +113,10 @@ def test_networks_agree_with_eager_whatever_the_batch(fast: str, pipeline: XReal
             lambda x, e, *f: pipeline.unet(x, timestep, e, down_intrablock_additional_residuals=list(f)).sample,
             (latents, embeds, *features),
         ),
+        **{
+            f"adapter, level {i}": (lambda p, i=i: fast_adapter(p)[i], lambda p, i=i: adapter(p)[i], (planes,))
+            for i in range(len(features))
+        },
         "decoder": (lambda z: vae.decode(z).sample, lambda z: pipeline.vae.decode(z).sample, (latents,)),
         "encoder": (
             lambda x: vae.encode(x).latent_dist.mean,

@@ -33,7 +33,7 @@ from xreal.evaluation.places import learn_places
 from xreal.evaluation.plots import plot_similarities, plot_spectra
 from xreal.evaluation.privacy import FEWEST_HELD_OUT, TrainingImages, nearest_training_images, thumbnails
 from xreal.evaluation.report import Picture, edited_pairs, examples, pairs, write_report
-from xreal.evaluation.rows import REAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
+from xreal.evaluation.rows import REAL, REGIONAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
 from xreal.evaluation.utility import forecast_utility
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
@@ -85,15 +85,16 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     rows = {REAL: Row(others, others.images, drawn=False)}
     if pipeline is not None:
         pipeline.set_progress_bar_config(disable=True)
-        rows |= model_rows(options, pipeline, others, reference, track, say)
+        if options.only != ("edits",):  # which need none of them
+            rows |= model_rows(options, pipeline, others, reference, track, say)
     else:
         assert options.generated is not None
         given = read_cases(options.generated, real.images.shape[-1])
         rows[options.generated.resolve().name] = Row(given, given.images)
-    main = next(name for name, row in rows.items() if row.drawn)
+    main = next((name for name, row in rows.items() if row.drawn), REGIONAL)
 
-    card = _Card({name: {} for name in rows})
-    if same := len(_hashes(rows[main].mixed) & _hashes(real.images)):
+    card = _Card({name: {} for name in [*rows, main]})
+    if main in rows and (same := len(_hashes(rows[main].mixed) & _hashes(real.images))):
         card.notes.append(f"{same} of the images judged are real images of the reference, pixel for pixel")
     if "fidelity" in options.only:
         _fidelity(judges, pipeline, options, reference, rows, card, track)
@@ -110,7 +111,8 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
         _edits(options, pipeline, judges, main, card, track)
     if "utility" in options.only:
         _utility(options, real, rows[main], main, card)
-    card.pictures = examples(rows[main].cases, judges) | card.pictures
+    if main in rows:
+        card.pictures = examples(rows[main].cases, judges) | card.pictures
 
     about = _about(options, judges, len(real), rows)
     report = {

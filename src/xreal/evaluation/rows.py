@@ -28,6 +28,7 @@ from xreal.vocabulary import Finding, Organ
 
 __all__ = [
     "REAL",
+    "REGIONAL",
     "REQUESTED",
     "SHUFFLED",
     "Row",

@@ -28,7 +28,7 @@ __all__ = ["BACKENDS", "EAGER", "Backend", "Networks", "choose_backend"]
 
 BACKENDS = ("auto", "torch", "torch-bf16", "openvino")
 
-Run = Callable[..., Tensor]
+Run = Callable[..., Any]  # one tensor, or a tuple of them
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Networks:
         """Return what computes a network.
 
         Args:
-            kind: "unet", "vae", "anatomy_controller" or "segmenter".
+            kind: "unet", "vae", "anatomy_controller", "anatomy_adapter" or "segmenter".
             network: the original.
 
         Raises:
@@ -231,6 +231,28 @@ class _Autoencoder(_StandIn):
         return DecoderOutput(sample=self._decode(latents))
 
 
+class _Features(nn.Module):
+    def __init__(self, adapter: Any) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, planes: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.adapter(planes))
+
+
+class _Adapter(_StandIn):
+    def __init__(self, adapter: Any, compiled: Any) -> None:
+        super().__init__(adapter)
+        self._features, self._compiled = _Features(adapter), compiled
+        self._run: Run | None = None
+
+    def __call__(self, planes: Tensor) -> Sequence[Tensor]:
+        if self._run is None:
+            self._run = self._compiled("features", self._features, (torch.zeros(2, *planes.shape[1:]),))
+        features: Sequence[Tensor] = self._run(planes)
+        return features
+
+
 class _Segmenter(_StandIn):
     def __init__(self, segmenter: Any, compiled: Any) -> None:
         super().__init__(segmenter)
@@ -238,21 +260,23 @@ class _Segmenter(_StandIn):
         self._run = compiled("labels", segmenter, (torch.rand(2, 1, side, side),))
 
     def __call__(self, image: Tensor) -> Tensor:
-        return self._run(image)
+        labels: Tensor = self._run(image)
+        return labels
 
 
 def _stand_in(kind: str, network: Any, compiled: Any) -> Any:
     if kind == "unet":
         return network if sees_organs(network) else _UNet(network, compiled)  # the paper's baselines stay as they are
-    return _Segmenter(network, compiled) if kind == "segmenter" else _Autoencoder(network, compiled)
+    made = {"segmenter": _Segmenter, "anatomy_adapter": _Adapter}.get(kind, _Autoencoder)
+    return made(network, compiled)
 
 
 def _bfloat16(module: nn.Module) -> Run:
     """Copy a network in bfloat16, channels last: what oneDNN multiplies fastest."""
     network: Any = copy.deepcopy(module).to(torch.bfloat16, memory_format=torch.channels_last)
 
-    def run(*inputs: Tensor) -> Tensor:
-        output: Tensor = network(*(one.bfloat16() for one in inputs))
-        return output.float()
+    def run(*inputs: Tensor) -> Any:
+        output = network(*(one.bfloat16() for one in inputs))
+        return tuple(one.float() for one in output) if isinstance(output, tuple) else output.float()
 
     return run

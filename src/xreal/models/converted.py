@@ -60,13 +60,14 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
     if place.is_dir() and (place / _WEIGHTS).stat().st_size < _SMALL:
         settings["CACHE_DIR"] = str(place)  # OpenVINO's own: what it has compiled for this processor
     request = core.compile_model(model, "CPU", settings).create_infer_request()
-    lock = threading.Lock()  # a request holds one set of buffers
+    lock, outputs = threading.Lock(), len(model.outputs)  # a request holds one set of buffers
 
-    def run(*inputs: Tensor) -> Tensor:
+    def run(*inputs: Tensor) -> Any:
         arrays = {i: np.ascontiguousarray(one.detach().numpy()) for i, one in enumerate(inputs)}
         with lock:
             request.infer(arrays, share_inputs=True)
-            return torch.from_numpy(np.array(request.get_output_tensor(0).data))
+            found = [torch.from_numpy(np.array(request.get_output_tensor(i).data)) for i in range(outputs)]
+            return found[0] if outputs == 1 else tuple(found)
 
     return run
 
