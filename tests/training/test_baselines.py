@@ -110,7 +110,7 @@ def test_concat_begins_as_the_backbone_it_starts_from(
     ids, timesteps = stage.input_ids[:2], torch.tensor([500, 20])
     embeds = theirs.text_encoder(ids, return_dict=False)[0]
     wanted = theirs.unet(latents, timesteps, embeds).sample
-    torch.testing.assert_close(own(latents, timesteps, ids, mask), wanted)
+    torch.testing.assert_close(own(latents, timesteps, ids, organ_mask=mask), wanted)
 
 
 @pytest.mark.parametrize("name", NAMES)
