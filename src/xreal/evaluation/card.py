@@ -218,8 +218,8 @@ def pathology_axes(judges: Judges, cases: Cases, places: PlaceJudge | None = Non
         boxes = np.stack([_extent(mask) for mask in cases.lesion_masks])
         after, before = (places(images, boxes) for images in (cases.images, cases.healthy))
         axis["auroc in place"] = number(*_auroc(after, before))
-        for finding, own in per_finding.items():
-            rows = np.array([finding in names for names in cases.findings])
+        for name, own in per_finding.items():
+            rows = np.array([Finding(name) in names for names in cases.findings])
             own["auroc in place"] = number(*_auroc(after[rows], before[rows]))
     return axis, per_finding
 
