@@ -12,7 +12,8 @@
 #   backbone      3,000 × 16            75 min, two processes, A     docs/results.md
 #   anatomy         400 ×  4            15 min, one thread, A        PSNR 15.1 dB, SSIM 0.60
 #   variation    one pass               5 min, one thread, B        docs/log.md
-#   adapter       2,400 × 32            44 min, two processes, B     v-loss with the mask 0.387, docs/results.md
+#   adapter       2,400 × 32            44 min, two processes, B     v-loss with the mask 0.387
+#   joint         3,000 × 32            89 min, two processes, B     v-loss with the mask 0.345, docs/results.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   texture         300 × 16 crops      2 min, two processes, B      bands within 1.1 dB
 #   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md

@@ -30,7 +30,16 @@ from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.solvers import build_solver
 from xreal.control.walk import Walk
 from xreal.errors import InputError, ModelError
-from xreal.inputs import PLACED_GUIDANCE, Mode, Quality, StepCallback, check_settings, default_blend, lesions_per_image
+from xreal.inputs import (
+    PLACED_GUIDANCE,
+    Mode,
+    Quality,
+    Settings,
+    StepCallback,
+    check_settings,
+    default_blend,
+    lesions_per_image,
+)
 from xreal.masks.lesions import Lesion, fade, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
@@ -237,8 +246,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         placed = self._tells_places(blend.adapter) and any(per_image)
         if self.anatomy_adapter is None or (organs is None and not placed):
             blend = replace(blend, adapter=0.0)
-        if guidance is None:
-            guidance = PLACED_GUIDANCE if placed and not two_pass else use.guidance
+        guidance = self._guidance(use, guidance, blend.adapter)
         engine = build_solver(use.solver, self.scheduler, steps)
         device = device_of(self.unet)
 
@@ -368,6 +376,11 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
     def _tells_places(self, adapter: float) -> bool:
         """Return whether the U-Net is told where findings are, by an adapter of that strength."""
         return adapter > 0 and self.anatomy_adapter is not None and knows_lesions(self.anatomy_adapter)
+
+    def _guidance(self, use: Settings, asked: float | None, adapter: float) -> float:
+        """Return what is asked for or, where nothing is, less if the U-Net is told places than if by prompts alone."""
+        placed = use.mode == "regional" and self._tells_places(adapter)
+        return PLACED_GUIDANCE if asked is None and placed else use.guidance
 
     def _encode_lesions(self, per_image: list[list[Lesion]], guidance: float, binary: bool) -> LatentLesions | None:
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]

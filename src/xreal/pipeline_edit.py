@@ -15,7 +15,7 @@ from xreal.control.editing import EditPlan, bring_back, edit_keep, fit_organs, p
 from xreal.control.solvers import build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.images import fit_square
-from xreal.inputs import PLACED_GUIDANCE, StepCallback, check_settings
+from xreal.inputs import StepCallback, check_settings
 from xreal.masks.lesions import Lesion
 from xreal.masks.segmenter import segment
 from xreal.models.autoencoder import decode_pixels, encode_image
@@ -41,7 +41,7 @@ class EditMixin:
     _walk: Any
     default_blend: Any
     _denoiser: Any
-    _tells_places: Any
+    _guidance: Any
     _encode_findings: Any
 
     @torch.inference_mode()
@@ -90,9 +90,7 @@ class EditMixin:
         if not 0 <= strength <= 1:  # NaN fails too
             raise InputError(f"strength is {strength}; expected 0 (no change) to 1")
         use = check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
-        if guidance is None:
-            adapter = self.default_blend("regional").adapter
-            guidance = PLACED_GUIDANCE if self._tells_places(adapter) else use.guidance
+        guidance = self._guidance(use, guidance, self.default_blend("regional").adapter)
         seeds = [int(seed) for seed in seeds]
         engine = build_solver(solver, self.scheduler, steps)
         image, size = np.asarray(image), int(self.image_size)

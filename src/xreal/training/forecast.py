@@ -182,8 +182,8 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
     text_encoder = build_text_encoder(preset.text_encoder)
     network: Any = unet
     if organs in _STEERED:
-        for steered_part in (unet, text_encoder):
-            steered_part.requires_grad_(organs == "joint")
+        for part in (unet, text_encoder):
+            part.requires_grad_(organs == "joint")
         steered, build = _STEERED[organs]
         network = steered(unet, build(unet, preset.autoencoder.downsampling))
     backbone = Backbone(network, text_encoder)
