@@ -145,7 +145,6 @@ class Preset:
     latent_errors: tuple[float, ...] = (
         0.2,
     )  # of drawn latents, per channel or of all, at most; what decoders learn on
-    texture_bands: int = 5  # octaves, from that of the pixels down to 16 to 32 pixels a period
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -174,7 +173,7 @@ _CXR_256 = Preset(
         "adapter": StageConfig(steps=2400, batch_size=32, learning_rate=8e-4, ema_decay=0.998, augmented_copies=1),
         "joint": StageConfig(steps=2400, batch_size=32, learning_rate=4e-4, ema_decay=0.998, augmented_copies=1),
         "decoder": StageConfig(steps=700, batch_size=16, learning_rate=3e-4, crop=128, ema_decay=0.995),
-        "texture": StageConfig(steps=300, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
+        "texture": StageConfig(steps=250, batch_size=8, learning_rate=1e-2, warmup_steps=10, ema_decay=0.95),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=1300, batch_size=32, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99),
     },
@@ -222,7 +221,7 @@ _PAPER = Preset(
         "adapter": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
         "joint": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
         "decoder": StageConfig(steps=50_000, batch_size=16, learning_rate=7e-5, adversarial_from=0),
-        "texture": StageConfig(steps=2000, batch_size=16, learning_rate=2e-3, crop=128, ema_decay=0.99),
+        "texture": StageConfig(steps=2000, batch_size=16, learning_rate=2e-3, ema_decay=0.99),
         "judge-segmenter": StageConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema_decay=0.99, seed=1),
         "encoder": StageConfig(steps=20_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
     },
@@ -249,8 +248,8 @@ _TINY = Preset(
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
         "adapter": _TINY_STAGE,
         "joint": _TINY_STAGE,
+        "texture": _TINY_STAGE,
         "decoder": replace(_TINY_STAGE, crop=32, adversarial_from=0),
-        "texture": replace(_TINY_STAGE, crop=32),
         "judge-segmenter": replace(_TINY_STAGE, seed=1),
         "encoder": _TINY_STAGE,
     },

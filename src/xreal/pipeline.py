@@ -292,8 +292,9 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         texture = 0.0 if self.texture is None else use.texture
         if texture > 0:
             tracks = [healthy] if findings is None else [healthy, images]
-            noise = self.texture.noise(healthy.shape[-2:], texture_generators(seeds))  # (B, bands, H, W)
-            tracks = [self.texture(track.mean(1, keepdim=True), noise, texture) for track in tracks]
+            tracks = [track.mean(1, keepdim=True) for track in tracks]
+            film = self.texture.film(tracks[0], texture_generators(seeds))
+            tracks = [self.texture(track, film, texture) for track in tracks]
             healthy, images = tracks[0], tracks[-1]
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
         pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey

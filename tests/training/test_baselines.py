@@ -92,7 +92,7 @@ def test_controlnet_without_a_mask_is_the_model_alone(models: dict[str, Path], t
 
 def test_texture_goes_along_with_its_autoencoder(phantom_data: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
-    Texture(2).save_pretrained(model / "texture")
+    Texture(2, 2).save_pretrained(model / "texture")
     assert write_index(model)
     for name in NAMES:
         build_stage(name, TINY, [phantom_data], tmp_path / name, autoencoder=model, start=model).export(tmp_path / name)

@@ -14,8 +14,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, decoder or texture; baselines: "
-            "concat or controlnet; judges: encoder or judge-segmenter."
+            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, decoder, texture or film; "
+            "baselines: concat or controlnet; judges: encoder or judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
@@ -48,6 +48,9 @@ def train(
     chosen = get_preset(preset)
     if stage == "variation":
         _learn_variation(data, out, chosen.variation_components)
+        return
+    if stage == "film":
+        _learn_films(data, out)
         return
     if stage in chosen.stages:
         chosen = chosen.with_stage(stage, **{key: value for key, value in changes.items() if value is not None})
@@ -119,3 +122,18 @@ def _learn_variation(data: list[Path], out: Path, components: int) -> None:
     variation.save_pretrained(out / "anatomy_variation")
     write_index(out)
     typer.echo(f"{out / 'anatomy_variation'}: {components} components")
+
+
+def _learn_films(data: list[Path], out: Path) -> None:
+    from rich.progress import Progress
+
+    from xreal.training.film import learn_films
+
+    with Progress() as progress:
+        task = progress.add_task("film", total=None)
+        texture, left = learn_films(data, out, lambda done, total: progress.update(task, completed=done, total=total))
+    texture.save_pretrained(out / "texture")
+    typer.echo(
+        f"{out / 'texture'}: bands of drawn X-rays are off by {left['mean']:.2f} dB at most, their scatter by "
+        f"{left['scatter']:.2f} dB"
+    )

@@ -179,13 +179,16 @@ def like_real(drawn: Cases, owners: Cases) -> np.ndarray:
 
 @torch.inference_mode()
 def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray, texture: Texture | None = None) -> np.ndarray:
-    """Send images (N, H, W) through the autoencoder, with texture: the best that a model of these latents can draw."""
+    """Send images (N, H, W) through the autoencoder, with texture: the best that a model of these latents can draw.
+
+    Each keeps its own film: how films differ is what drawn X-rays lack, not real ones.
+    """
     batches = torch.from_numpy(np.ascontiguousarray(images))[:, None].split(8)
     parts = [decode_latents(autoencoder, encode_image(autoencoder, part.to(autoencoder.device))) for part in batches]
     if texture is not None:
         seeds = iter(range(len(images)))
-        noise = (texture.noise(p.shape[-2:], texture_generators([next(seeds) for _ in p])) for p in parts)
-        parts = [texture(part, own) for part, own in zip(parts, noise, strict=True)]
+        films = (texture.film(part, texture_generators([next(seeds) for _ in part])) for part in parts)
+        parts = [texture(part, film._replace(gains=0 * film.gains)) for part, film in zip(parts, films, strict=True)]
     return torch.cat(parts)[:, 0].cpu().numpy()
 
 

@@ -1,9 +1,7 @@
-"""What a decoder leaves out of an X-ray: grain and detail too fine for latents, drawn with real ones' strength."""
+"""What makes a decoded image look like film: no grid, grain as strong as real X-rays have it, each film another way."""
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import NamedTuple
 
 import torch
@@ -12,119 +10,135 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-__all__ = ["Texture"]
+from xreal.models.bands import noise_in_bands, split
+from xreal.models.grid import common_tile, without_grid
+
+__all__ = ["Film", "Texture"]
+
+_STEP = 4  # pixels: the strength of grain is predicted on every fourth
+_WIDE = 5  # of those, the side of the square whose detail it is read off
+_ABOVE = 1.0  # log amplitude, 9 dB: edges get no more grain than this above the film's own
+_FAINT = 1e-8  # of white²: power of detail below this is rounding to 8 bits
+_MOST = 1.25  # log amplitude, 11 dB: no film is sharper or softer than another by more
+
+
+class Film(NamedTuple):
+    """What an X-ray shares with its healthy twin, whatever is drawn on it.
+
+    Attributes:
+        noise: white noise split into bands of unit variance, (B, grain bands, H, W).
+        gains: log amplitude by which this film shows each band more than others do, (B, bands).
+        tile: the decoder's grid, (B, 1, f, f).
+    """
+
+    noise: Tensor
+    gains: Tensor
+    tile: Tensor
 
 
 class Texture(ModelMixin, ConfigMixin):
-    """Gaussian of X-rays about what their latents are decoded to: octave bands, each with a deviation in each place.
+    """Grain, and how films differ in sharpness.
 
     A decoder trained on the error per pixel returns the mean of all X-rays of the same latents, which is smoother than
-    any of them. This network reads off the decoded image how much of each band real X-rays have there, and adds it as
-    noise: the likelihood of a variational autoencoder, sampled instead of cut off at its mean.
+    any of them. How much detail real X-rays have besides is read off what the decoded image has in each band and
+    place, and added as noise; no finer than that, it tells nothing of the patient.
 
-    It sees 26 pixels around a place, and what is common to the whole film: grain is a matter of dose and detector.
+    Dose, detector and processing, which latents do not hold, differ from film to film: each band of an image is made
+    stronger or weaker, by a draw from a Gaussian of what drawn X-rays lack of real ones (``xreal train film``).
     """
 
     @register_to_config
-    def __init__(self, bands: int = 5, width: int = 16) -> None:
+    def __init__(self, bands: int = 9, grain_bands: int = 6, width: int = 16, tile: int = 8) -> None:
+        """Make an untrained texture.
+
+        Args:
+            bands: half octaves that films differ in.
+            grain_bands: the finest of them, which get noise.
+            width: of the network.
+            tile: side of the decoder's patches in pixels.
+        """
         super().__init__()
-        reflect = {"padding_mode": "reflect"}
-        self.local = nn.Sequential(
-            nn.PixelUnshuffle(2),  # deviations change slowly: half the resolution is enough, and costs a quarter
-            nn.Conv2d(4, width, 5, padding=2, **reflect),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=2, dilation=2, **reflect),
-            nn.SiLU(),
-        )
-        self.film = nn.Linear(width, width)
         self.deviation = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=2, dilation=2, **reflect),
+            nn.Conv2d(bands + 1, width, 1),
             nn.SiLU(),
-            nn.Conv2d(width, bands, 1),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
+            nn.SiLU(),
+            nn.Conv2d(width, grain_bands, 1),
         )
         with torch.no_grad():
             self.deviation[-1].weight.mul_(0.1)
-            self.deviation[-1].bias.fill_(-5.0)  # about 0.007 of white, a likely loss of a band
+            self.deviation[-1].bias.fill_(-0.5)  # grain not much weaker than what is there
+        self.film_mean = nn.Parameter(torch.zeros(bands), requires_grad=False)
+        self.film_root = nn.Parameter(torch.zeros(bands, bands), requires_grad=False)
 
-    def forward(self, images: Tensor, noise: Tensor, strength: float = 1.0) -> Tensor:
+    def forward(self, images: Tensor, film: Film, strength: float = 1.0) -> Tensor:
         """Add texture.
 
         Args:
-            images: decoded (B, 1, H, W) in [0, 1], H and W even.
-            noise: of ``noise``, (B, bands, H, W).
+            images: decoded (B, 1, H, W) in [0, 1], sides multiples of the tile's.
+            film: of ``film``.
             strength: 1 as in real X-rays, 0 none.
 
         Returns:
             (B, 1, H, W), clamped to [0, 1].
         """
-        drawn = (self.deviations(images) * noise).sum(1, keepdim=True)
-        return (images + strength * drawn).clamp(0, 1)
+        bands = self.bands(without_grid(images, strength * film.tile))
+        textured = bands.clone()
+        grains = self.config.grain_bands
+        textured[:, :grains] += strength * self.deviations(bands) * film.noise
+        gains = (strength * film.gains).clamp(-_MOST, _MOST).exp()
+        textured[:, :-1] *= gains[..., None, None]
+        return textured.sum(1, keepdim=True).clamp(0, 1)
 
-    def noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
-        """Draw each band's noise of unit variance, one image per generator, (B, bands, H, W)."""
-        white = [torch.randn(self.config.bands, *size, generator=one) for one in generators]
-        bands = _bands(self.config.bands, *size, self.device)
-        return self.split(torch.stack(white).to(self.device)) / bands.deviations.view(-1, 1, 1)
+    def film(self, images: Tensor, generators: list[torch.Generator]) -> Film:
+        """Draw a film for each decoded image, (B, 1, H, W) in [0, 1], by its generator."""
+        noise = self.noise(images, generators)
+        scores = torch.stack([torch.randn(self.config.bands, generator=one) for one in generators]).to(images)
+        return Film(noise, self.film_mean + scores @ self.film_root.T, common_tile(images, self.config.tile))
 
-    def deviations(self, images: Tensor) -> Tensor:
-        """Return the standard deviation of each band's noise in each place, (B, bands, H, W)."""
-        hidden = self.local(images)
-        film = self.film(hidden.mean((2, 3)))
-        logarithm = self.deviation(hidden + film[..., None, None]).float()
-        logarithm = F.interpolate(logarithm, scale_factor=2, mode="bilinear", align_corners=False)
-        return logarithm.clamp(-12, 0).exp()
+    def noise(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Draw white noise for ``images`` and split it into bands of unit variance, (B, grain bands, H, W)."""
+        white = torch.stack([torch.randn(1, *images.shape[-2:], generator=one) for one in generators]).to(images)
+        return noise_in_bands(white, self.config.grain_bands)
 
-    def loss(self, decoded: Tensor, real: Tensor) -> Tensor:
-        """Return the negative log-likelihood of what was lost, by Laplace's distribution, a mean over bands and pixels.
+    def bands(self, images: Tensor) -> Tensor:
+        """Split (B, 1, H, W) into bands and what is coarser, (B, bands + 1, H, W)."""
+        return split(images, self.config.bands)
 
-        It is least where the mean of |texture| is that of |what was lost|. A Gaussian's asks for the mean square, which
-        a few edges make: the grain would be that of edges, everywhere that one might be.
+    def deviations(self, bands: Tensor) -> Tensor:
+        """Return the standard deviation of each band's noise in each place, (B, grain bands, H, W).
+
+        Args:
+            bands: of ``bands``, (B, bands + 1, H, W).
+        """
+        # A mean of logarithms: the few edges of a place, far stronger than its grain, hardly count.
+        size, grey = _averaged(self.sizes(bands), _WIDE, 1), _averaged(_around(bands[:, -1:]), _WIDE, 1)
+        seen = torch.cat([size / 2 + 3, 2 * grey - 1], 1)  # both about 0, of unit size
+        logarithm = self.deviation(seen) + size[:, : self.config.grain_bands]
+        logarithm = torch.minimum(logarithm, logarithm.mean((2, 3), keepdim=True) + _ABOVE)
+        return F.interpolate(logarithm.clamp(-12, -1), scale_factor=_STEP, mode="bilinear").exp()
+
+    def sizes(self, bands: Tensor) -> Tensor:
+        """Return the log amplitude of each band of ``bands`` around every fourth pixel, (B, bands, H / 4, W / 4)."""
+        return (_around(bands[:, :-1].square()) + _FAINT).log() / 2
+
+    def loss(self, decoded: Tensor, real: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Return by how much detail and grain together are too strong or too weak in a place, in log amplitude.
 
         Args:
             decoded: (B, 1, H, W).
             real: the X-rays that were encoded, (B, 1, H, W).
+            generators: of the films, one per image; how films differ is left out.
         """
-        lost = self.split((real - decoded).float().expand(-1, self.config.bands, -1, -1))
-        mean_size = (self.variances(decoded) * (2 / math.pi)).sqrt()  # of Gaussian noise
-        return (mean_size.log() + lost.abs() / mean_size).mean()
-
-    def variances(self, decoded: Tensor) -> Tensor:
-        """Return the variance of each band of the drawn texture in each place, (B, bands, H, W).
-
-        Neighbouring bands overlap: the noise of one is seen in the next as well.
-        """
-        shares = _bands(self.config.bands, *decoded.shape[-2:], decoded.device).shares
-        return torch.einsum("jk,bkhw->bjhw", shares, self.deviations(decoded).square()) + 1e-9
-
-    def split(self, images: Tensor) -> Tensor:
-        """Filter channel k of (B, bands, H, W) with band k."""
-        size = images.shape[-2:]
-        bands = _bands(self.config.bands, *size, images.device)
-        return torch.fft.irfft2(torch.fft.rfft2(images.float()) * bands.filters, s=size)
+        clean = without_grid(decoded, common_tile(decoded, self.config.tile))
+        grain = self.deviations(self.bands(clean)) * self.noise(clean, generators)
+        drawn, wanted = (self.sizes(self.bands(images)) for images in (clean + grain.sum(1, keepdim=True), real))
+        return (drawn - wanted)[:, : self.config.grain_bands].abs().mean()
 
 
-class _Bands(NamedTuple):
-    """Raised cosines over the octaves, from the highest down; their squares add up to 1.
-
-    Attributes:
-        filters: over the half plane of frequencies, (bands, H, W // 2 + 1).
-        deviations: of white noise of unit variance in each band, (bands,).
-        shares: of the variance of one band's noise that is seen in another, (band seen, band drawn).
-    """
-
-    filters: Tensor
-    deviations: Tensor
-    shares: Tensor
+def _around(images: Tensor) -> Tensor:
+    return _averaged(images, 2 * _STEP, _STEP)
 
 
-@functools.lru_cache(maxsize=8)
-@torch.inference_mode(mode=False)  # whoever asks first, training can use them
-def _bands(count: int, height: int, width: int, device: torch.device) -> _Bands:
-    rows, columns = (torch.fft.fftfreq(side, device=device) for side in (height, width))
-    frequency = torch.hypot(rows[:, None], columns).clamp_min(1e-6)  # cycles per pixel
-    octave = (0.5 / frequency).log2().clamp_min(0)  # 0 from the pixels' own frequency to the corners
-    distances = [(octave - band).abs().clamp_max(1) for band in range(count)]
-    filters = torch.stack([(math.pi / 2 * distance).cos() for distance in distances])
-    power = filters.square().flatten(1)
-    shares = power @ power.T / power.sum(1)
-    return _Bands(filters[..., : width // 2 + 1].contiguous(), power.mean(1).sqrt(), shares)
+def _averaged(images: Tensor, side: int, stride: int) -> Tensor:
+    return F.avg_pool2d(images, side, stride, (side - stride + 1) // 2, count_include_pad=False)

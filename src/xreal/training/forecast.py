@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -217,11 +218,14 @@ def _autoencoding(preset: Preset, whole: bool, frozen_encoder: bool = False, cro
 def _texture(preset: Preset) -> tuple[list[nn.Module], Step]:
     networks, decode = _autoencoding(preset, whole=False, crop=preset.stages["texture"].crop)
     networks[0].requires_grad_(False)
-    texture = Texture(preset.texture_bands)
+    texture = Texture()
 
     def step(count: int) -> Tensor:
-        likelihood: Tensor = texture.deviations(decode(count).mean(1, keepdim=True))
-        return likelihood
+        decoded = decode(count).mean(1, keepdim=True)
+        # What is filtered has no weights, and its constants no place among tensors that hold nothing.
+        seen = F.avg_pool2d(decoded, 4).expand(-1, texture.config.bands + 1, -1, -1)
+        deviations: Tensor = texture.deviation(seen)
+        return deviations
 
     return [*networks, texture], step
 

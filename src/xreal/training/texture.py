@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from xreal.config import Preset
-from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.autoencoder import decode_latents, downsampling, encode_image
 from xreal.models.precision import default_device
 from xreal.models.texture import Texture
 from xreal.training.autoencoder import AutoencoderStage
@@ -33,7 +34,7 @@ class TextureStage(AutoencoderStage):
         self.networks = {self.name: self.networks["autoencoder"]}
 
     def _build(self) -> nn.Module:
-        return Texture(self.preset.texture_bands)
+        return Texture(tile=downsampling(self.autoencoder))
 
     def _pixels(self, image: Tensor) -> Tensor:
         return image
@@ -49,30 +50,28 @@ class TextureStage(AutoencoderStage):
         return torch.cat(parts)
 
     def losses(self, batch: Tensor, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """Yield the negative log-likelihood."""
+        """Yield the error of the log amplitudes."""
         network: Texture = self.networks["texture"]
-        likelihood = network.loss(self._decoded(batch, generator), batch.to(self.device))
-        yield Loss("texture", likelihood, {"loss": likelihood.item()})
+        films = [generator] * len(batch)
+        loss = network.loss(self._decoded(batch, generator), batch.to(self.device), films)
+        yield Loss("texture", loss, {"loss": loss.item()})
 
     def validate(self) -> dict[str, float]:
-        """Return the loss on validation images, and by how many dB each band is too strong in textured ones."""
+        """Return the loss on validation images, and by how many dB each band is too strong, a mean over places."""
         network: Texture = self.network
         real = self.validation.image.to(self.device)
         decoded = self._decoded(real, torch.Generator().manual_seed(1))
-        drawn = self._textured(decoded)
-        powers = [
-            network.split(images.expand(-1, network.config.bands, -1, -1)).square().mean((2, 3)).log10().mean(0)
-            for images in (drawn, real)
-        ]
-        excess = 10 * (powers[0] - powers[1])
-        return {"validation_loss": network.loss(decoded, real).item()} | {
+        sizes = [network.sizes(network.bands(images)).mean((0, 2, 3)) for images in (self._textured(decoded), real)]
+        excess = 20 / math.log(10) * (sizes[0] - sizes[1])[: network.config.grain_bands]
+        generators = [torch.Generator().manual_seed(i) for i in range(len(real))]
+        return {"validation_loss": network.loss(decoded, real, generators).item()} | {
             f"band_{band}_dB": float(value) for band, value in enumerate(excess)
         }
 
     def _textured(self, decoded: Tensor) -> Tensor:
         network: Texture = self.network
         generators = [torch.Generator().manual_seed(i) for i in range(len(decoded))]
-        drawn: Tensor = network(decoded, network.noise(decoded.shape[-2:], generators))
+        drawn: Tensor = network(decoded, network.film(decoded, generators))
         return drawn
 
     def sheet(self) -> list[list[np.ndarray]]:

@@ -1,0 +1,63 @@
+"""Bands of detail, half an octave apart, that add up to the image they were split from."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["noise_in_bands", "split"]
+
+_MARGIN = 16  # pixels by which an image is mirrored at its border, so that opposite sides do not meet
+
+
+def split(images: Tensor, count: int) -> Tensor:
+    """Split images into bands: triangles over the logarithm of the frequency.
+
+    Args:
+        images: (B, 1, H, W).
+        count: n, bands; band k is centred on 2^(−1 − k/2) cycles per pixel.
+
+    Returns:
+        (B, n + 1, H, W), the finest band first, last what is coarser than all of them; their sum is the image.
+    """
+    margin = min(_MARGIN, *(side - 1 for side in images.shape[-2:]))
+    height, width = (side + 2 * margin for side in images.shape[-2:])
+    spectrum = torch.fft.rfft2(F.pad(images.float(), (margin,) * 4, mode="reflect"))
+    filters = _filters(count, height, width, images.device).half_plane
+    parts = torch.fft.irfft2(spectrum * filters, s=(height, width))
+    return parts[..., margin : height - margin, margin : width - margin]
+
+
+def noise_in_bands(white: Tensor, count: int) -> Tensor:
+    """Split white noise of unit variance, (B, 1, H, W), into ``count`` bands of unit variance, (B, count, H, W)."""
+    height, width = white.shape[-2:]
+    filters = _filters(count, height, width, white.device)
+    parts = torch.fft.irfft2(torch.fft.rfft2(white.float()) * filters.half_plane[:-1], s=(height, width))
+    return parts / filters.deviations[:, None, None]
+
+
+class _Filters(NamedTuple):
+    """Of the bands and of what is coarser.
+
+    Attributes:
+        half_plane: (count + 1, H, W // 2 + 1), adding up to 1 everywhere.
+        deviations: of white noise of unit variance in each band, (count,).
+    """
+
+    half_plane: Tensor
+    deviations: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # whoever asks first, training can use them
+def _filters(count: int, height: int, width: int, device: torch.device) -> _Filters:
+    rows, columns = (torch.fft.fftfreq(side, device=device) for side in (height, width))
+    frequency = torch.hypot(rows[:, None], columns).clamp_min(1e-6)  # cycles per pixel
+    place = 2 * (0.5 / frequency).log2().clamp_min(0)  # 0 from the pixels' own frequency to the corners
+    bands = torch.stack([(1 - (place - band).abs()).clamp_min(0) for band in range(count)])
+    filters = torch.cat([bands, 1 - bands.sum(0, keepdim=True)])
+    return _Filters(filters[..., : width // 2 + 1].contiguous(), bands.square().mean((1, 2)).sqrt())

@@ -1,0 +1,112 @@
+"""Learning how films differ from one another, beyond what is drawn on them: no steps, one set of drawn X-rays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xreal.control.blending import texture_generators
+from xreal.data.contract import collate
+from xreal.data.prepared import PreparedDataset
+from xreal.errors import DataError, TrainingError
+from xreal.models.texture import Texture
+from xreal.pipeline import XRealPipeline
+from xreal.vocabulary import Finding
+
+__all__ = ["fit_films", "learn_films"]
+
+_MOST = 300  # X-rays drawn, spread over the data
+_FEWEST = 50  # below that a covariance of nine bands says little
+_BATCH = 10
+_ROUNDS = 4  # bands overlap, and film and grain act on one another: what is left is corrected again
+
+
+@torch.inference_mode()
+def learn_films(
+    data: Sequence[Path],
+    folder: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    most: int = _MOST,
+) -> tuple[Texture, dict[str, float]]:
+    """Draw healthy X-rays with the organ masks of real healthy ones and compare their bands.
+
+    Args:
+        data: prepared folders; `train` is looked at.
+        folder: complete model folder with ``texture/``.
+        report: told how many X-rays of how many are drawn.
+        most: how many are drawn at most.
+
+    Returns:
+        the texture, films learnt, and how far its bands are still off, as ``fit_films`` returns it.
+
+    Raises:
+        TrainingError: the model has no texture.
+        DataError: fewer than 50 X-rays without finding, with organ masks where the model takes them.
+    """
+    pipeline = XRealPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    texture: Texture | None = pipeline.texture
+    if texture is None:
+        raise TrainingError(f"{folder} holds no texture/; run `xreal train texture` first")
+    train = PreparedDataset(data, "train")
+    steered = pipeline.anatomy_adapter is not None or pipeline.anatomy_controller is not None
+    masked = set(train.with_organ_mask() if steered else range(len(train)))
+    indices = [i for i, names in enumerate(train.findings) if i in masked and names in ((), (Finding.NO_FINDING,))]
+    if len(indices) < _FEWEST:
+        raise DataError(f"{len(indices)} training X-rays without finding to learn films from; give at least {_FEWEST}")
+    indices = indices[:: -(-len(indices) // most)]
+    real, drawn = [], []
+    for start in range(0, len(indices), _BATCH):
+        samples = [train[i] for i in indices[start : start + _BATCH]]
+        organs = collate(samples).organ_mask.numpy() if steered else None
+        seeds = range(start, start + len(samples))
+        real.append(collate(samples).image)
+        drawn.append(torch.from_numpy(pipeline(organs, (), seeds, texture=0.0).images)[:, None])
+        report(start + len(samples), len(indices))
+    return texture, fit_films(texture, torch.cat(drawn), torch.cat(real))
+
+
+@torch.no_grad()
+def fit_films(texture: Texture, drawn: Tensor, real: Tensor) -> dict[str, float]:
+    """Give a texture's films the mean and the covariance that drawn X-rays lack of real ones, over log amplitudes.
+
+    Args:
+        texture: trained, its films are set.
+        drawn: decoded, without texture, (N, 1, H, W) in [0, 1].
+        real: others with the same organs, (M, 1, H, W).
+
+    Returns:
+        "mean" and "scatter", by how many dB the mean of drawn log amplitudes, and their deviation, is off in the worst
+        band after the last correction but one.
+    """
+    mean, covariance = torch.zeros_like(texture.film_mean), torch.zeros_like(texture.film_root)
+    wanted = _amplitudes(texture, real)
+    for _ in range(_ROUNDS):
+        texture.film_mean.copy_(mean)
+        texture.film_root.copy_(_root(covariance))
+        textured = []
+        for start in range(0, len(drawn), _BATCH):
+            part = drawn[start : start + _BATCH]
+            film = texture.film(part, texture_generators(list(range(start, start + len(part)))))
+            textured.append(texture(part, film))
+        reached = _amplitudes(texture, torch.cat(textured))
+        gap = wanted.mean(0) - reached.mean(0)
+        mean, covariance = mean + gap, covariance + wanted.T.cov() - reached.T.cov()
+    scatter = (wanted.std(0) / reached.std(0)).log()
+    decibels = 20 / math.log(10)
+    return {"mean": decibels * float(gap.abs().max()), "scatter": decibels * float(scatter.abs().max())}
+
+
+def _amplitudes(texture: Texture, images: Tensor) -> Tensor:
+    """Return the mean log amplitude of each band of each image, (N, bands)."""
+    return torch.cat([texture.sizes(texture.bands(part)).mean((2, 3)) for part in images.split(_BATCH)])
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Return a root of the nearest covariance: where drawn X-rays scatter more than real ones, nothing is added."""
+    variances, directions = torch.linalg.eigh(covariance.double())
+    return (directions * variances.clamp_min(0).sqrt()).to(covariance)
