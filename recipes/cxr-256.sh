@@ -15,7 +15,8 @@
 #   adapter       2,400 × 32            44 min, two processes, B     v-loss with the mask 0.387
 #   joint         3,000 × 32            89 min, two processes, B     v-loss with the mask 0.345, docs/results.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
-#   texture         300 × 16 crops      2 min, two processes, B      bands within 1.1 dB
+#   texture         250 ×  8            3 min, two threads, B        bands within 0.3 dB
+#   film         one pass               1 min, two threads, B        their means within 0.1, deviations within 0.3 dB
 #   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md
 #
 # The bundled model came by a detour (docs/log.md). A backbone of four latent channels: 34,000 images with min-SNR weights
@@ -54,6 +55,7 @@ torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train adapter "${data[@
 torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train joint "${data[@]}" --preset cxr-256 --out "$run"
 xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
 xreal train texture "${data[@]}" --preset cxr-256 --out "$run"
+xreal train film "${data[@]}" --out "$run" # last: what it learns from is what the other networks draw
 
 python "$(dirname "$0")/bundle.py" "$run" "$run/bundle" # half precision, as in the package
 

@@ -238,6 +238,12 @@ class PreparedDataset(Sequence[Sample]):
         return [tuple(Finding(name) for name in names) for names in self._known["findings"].to_pylist()]
 
     @property
+    def demographics(self) -> list[tuple[str, str, int | None]]:
+        """View position, sex and age of every sample, without decoding pictures."""
+        columns = self._known.select(["view_position", "sex", "age"]).to_pylist()
+        return [(row["view_position"], row["sex"], row["age"]) for row in columns]
+
+    @property
     def box_findings(self) -> list[tuple[Finding, ...]]:
         """Findings that have a box, of every sample, without decoding pictures."""
         return [tuple(Finding(box["finding"]) for box in boxes) for boxes in self._known["boxes"].to_pylist()]

@@ -349,6 +349,8 @@ def resize_lesion_mask(mask: npt.NDArray[Any], size: int) -> LesionMask:
     if size < 1:
         raise InputError(f"size is {size}; expected at least 1 pixel.")
     square = pad_square(_check_lesion_mask(mask))
+    if len(square) == size:
+        return square
     # Exact overlaps of new and old pixels: Pillow's box filter drops old pixels whose centre is on a new edge.
     old, new = np.arange(len(square)), np.arange(size + 1)[:, None] * len(square) / size
     overlap = np.clip(np.minimum(new[1:], old + 1) - np.maximum(new[:-1], old), 0, None) * size / len(square)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xreal.config import Preset
 from xreal.data.augment import random_affine
-from xreal.data.contract import Sample, collate
+from xreal.data.contract import collate
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError
 from xreal.models.encoder import Reading, build_encoder
@@ -42,29 +42,19 @@ class Labels(NamedTuple):
         return Labels(*(values[list(indices)] for values in self))
 
 
-def _labels(samples: Sequence[Sample], findings: Sequence[Finding]) -> Labels:
+def _labels(data: PreparedDataset, findings: Sequence[Finding]) -> Labels:
     unknown = float("nan")
+    views, sexes, ages = zip(*data.demographics, strict=True)
     rows = [
-        [float(finding in s.findings) for finding in findings] if s.findings else [unknown] * len(findings)
-        for s in samples
+        [float(finding in names) for finding in findings] if names else [unknown] * len(findings)
+        for names in data.findings
     ]
     return Labels(
-        torch.tensor([_VIEWS.get(s.view_position, unknown) for s in samples]),
-        torch.tensor([_SEXES.get(s.sex, unknown) for s in samples]),
-        torch.tensor([unknown if s.age is None else (s.age - 50) / 20 for s in samples]),
+        torch.tensor([_VIEWS.get(view, unknown) for view in views]),
+        torch.tensor([_SEXES.get(sex, unknown) for sex in sexes]),
+        torch.tensor([unknown if age is None else (age - 50) / 20 for age in ages]),
         torch.tensor(rows),
     )
-
-
-def _read(data: PreparedDataset, findings: Sequence[Finding], side: int) -> tuple[Tensor, Labels]:
-    """Decode all images once, as uint8 (N, 1, side, side), and their labels."""
-    images, labels = [], []
-    for first in range(0, len(data), 64):
-        samples = [data[i] for i in range(first, min(len(data), first + 64))]
-        small = F.interpolate(collate(samples).image, size=(side, side), mode="bilinear", antialias=True)
-        images.append((small * 255).round().to(torch.uint8))
-        labels.append(_labels(samples, findings))
-    return torch.cat(images), Labels(*(torch.cat(column) for column in zip(*labels, strict=True)))
 
 
 def masked_mean(losses: Tensor, known: Tensor) -> Tensor:
@@ -94,21 +84,21 @@ class EncoderStage(Stage):
     gamma = 0.6  # largest |log γ|
 
     def __init__(self, preset: Preset, data: Sequence[Path]) -> None:
-        """Read the images at the network's size.
+        """Read the labels; images are read as they are needed.
 
         Raises:
             DataError: no finding has enough images to be learnt.
         """
         super().__init__(preset)
-        train, validation = (PreparedDataset(data, split) for split in ("train", "val"))
+        train, validation = self.train_data, self.validation = [
+            PreparedDataset(data, part) for part in ("train", "val")
+        ]
         counts = Counter(finding for names in train.findings for finding in names)
         fewest = preset.encoder.fewest
         self.findings = tuple(finding for finding in Finding if fewest <= counts[finding] < len(train))
         if not self.findings:
             raise DataError(f"no finding has {fewest} training images or more in {', '.join(map(str, data))}")
-        side = preset.encoder.input_size
-        self.images, self.labels = _read(train, self.findings, side)
-        self.validation_images, self.validation_labels = _read(validation, self.findings, side)
+        self.labels, self.validation_labels = (_labels(part, self.findings) for part in (train, validation))
         self.sampling_weights = balanced_weights(train.findings)
         known = self.labels.findings.isfinite()
         drawn = self.sampling_weights[:, None] * known
@@ -119,10 +109,15 @@ class EncoderStage(Stage):
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Labels]:
         """Return images (B, 1, side, side), moved a little and exposed at random, and their labels."""
-        image = self.images[list(indices)].float() / 255
-        image, _ = random_affine(image, generator, degrees=6, zoom=0.1, shift=0.05)
+        image, _ = random_affine(self._images(self.train_data, indices), generator, degrees=6, zoom=0.1, shift=0.05)
         exponent = torch.exp(self.gamma * (2 * torch.rand(len(image), 1, 1, 1, generator=generator) - 1))
         return image.clamp(0, 1) ** exponent, self.labels.take(indices)
+
+    def _images(self, data: PreparedDataset, indices: Sequence[int]) -> Tensor:
+        """Read images at the network's size, (B, 1, side, side) in [0, 1]."""
+        size = (self.preset.encoder.input_size,) * 2
+        image = collate([data[i] for i in indices]).image
+        return F.interpolate(image, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
     def losses(self, batch: tuple[Tensor, Labels], step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the sum over what is known of each image."""
@@ -150,10 +145,17 @@ class EncoderStage(Stage):
         value = parts["findings"] + self.person_weight * person
         yield Loss("encoder", value, {name: part.item() for name, part in parts.items()})
 
-    def _look(self, images: Tensor) -> Reading:
+    def _look(self, exponents: Sequence[float]) -> list[Reading]:
+        """Read the validation images once, exposed in each of these ways."""
         device = next(self.network.parameters()).device
-        readings = [self.network(part.to(device)) for part in images.split(64)]
-        return Reading(*(torch.cat(column).float().cpu() for column in zip(*readings, strict=True)))
+        parts: list[list[Reading]] = [[] for _ in exponents]
+        for indices in torch.arange(len(self.validation)).split(64):
+            images = self._images(self.validation, indices.tolist()).to(device)
+            for exponent, readings in zip(exponents, parts, strict=True):
+                reading: Reading = self.network(images**exponent)
+                # Maps of a whole data set would fill the memory, and nobody looks at them.
+                readings.append(reading._replace(maps=reading.maps[:0]))
+        return [Reading(*(torch.cat(column).float().cpu() for column in zip(*some, strict=True))) for some in parts]
 
     def validate(self) -> dict[str, float]:
         """Measure on the validation split.
@@ -164,8 +166,8 @@ class EncoderStage(Stage):
             "exposure shift", by how much γ = 0.8 instead of 1.25 moves a finding's probability in the mean. What
             the split does not hold is left out.
         """
-        images, labels = self.validation_images.float() / 255, self.validation_labels
-        reading, metrics = self._look(images), {}
+        labels, metrics = self.validation_labels, {}
+        reading, bright, dark = self._look((1.0, 0.8, 1.25))
         areas = {
             finding.value: _auroc(reading.findings[:, k], labels.findings[:, k])
             for k, finding in enumerate(self.findings)
@@ -181,17 +183,17 @@ class EncoderStage(Stage):
         known = labels.age.isfinite()
         if known.any():
             metrics["age error"] = 20 * float((reading.age - labels.age)[known].abs().mean())
-        bright, dark = (self._look(images**gamma).findings.sigmoid() for gamma in (0.8, 1.25))
-        metrics["exposure shift"] = float((bright - dark).abs().mean())
+        metrics["exposure shift"] = float((bright.findings.sigmoid() - dark.findings.sigmoid()).abs().mean())
         return metrics
 
     def sheet(self) -> list[list[np.ndarray]]:
         """Draw images that have a finding, over where the encoder sees the finding that it thinks most probable."""
         ill = [k for k, finding in enumerate(self.findings) if finding is not Finding.NO_FINDING]
         has = self.validation_labels.findings[:, ill].nan_to_num().amax(1) if ill else torch.zeros(0)
-        chosen = torch.nonzero(has)[:, 0].tolist()[:6] or list(range(min(6, len(self.validation_images))))
-        images = self.validation_images[chosen].float() / 255
-        reading = self._look(images)
+        chosen = torch.nonzero(has)[:, 0].tolist()[:6] or list(range(min(6, len(self.validation))))
+        images = self._images(self.validation, chosen)
+        looked: Reading = self.network(images.to(next(self.network.parameters()).device))
+        reading = Reading(*(values.float().cpu() for values in looked))
         pictures = [image[0].numpy() for image in images]
         maps = F.interpolate(reading.maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
         marked = []
