@@ -40,13 +40,16 @@ from xreal import pipeline as pipeline_module
 from xreal.config import PRESETS
 from xreal.control.denoiser import Denoiser
 from xreal.errors import ModelError
+from xreal.inputs import check_settings
 from xreal.masks import ellipse, read_organ_mask
 from xreal.models.autoencoder import build_autoencoder
 from xreal.models.backbone import build_unet
 from xreal.models.backends import Networks, choose_backend
 from xreal.models.text_encoder import build_text_encoder
+from xreal.models.texture import Texture
 
 ORGANS = Path(xreal.__file__).parent / "examples" / "organs.png"
+LESION_START = 0.1  # the pipeline's default
 LESION = "Pneumonia=ellipse:75,150,26,34"
 Row = dict[str, Any]
 
@@ -91,8 +94,8 @@ def as_the_authors() -> Iterator[None]:
 
 
 @contextmanager
-def networks_timed(total: list[float]) -> Iterator[None]:
-    """Add the seconds that are spent in the networks to ``total[0]``."""
+def networks_timed(total: list[float], texture: bool) -> Iterator[None]:
+    """Add the seconds that are spent in the networks to ``total[0]``; ``texture``: those of that network as well."""
 
     def clocked(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
@@ -104,8 +107,12 @@ def networks_timed(total: list[float]) -> Iterator[None]:
 
         return call
 
+    in_texture = {name: getattr(Texture, name) for name in ("film", "forward")}
+    if texture:
+        in_texture = {name: clocked(function) for name, function in in_texture.items()}
     with (
         mock.patch.object(Denoiser, "_predict", clocked(Denoiser._predict)),
+        mock.patch.multiple(Texture, **in_texture),
         mock.patch.multiple(
             pipeline_module,
             **{
@@ -143,11 +150,12 @@ def latency(model: str, repeats: int) -> Iterator[Row]:
             row = timed(drawer(pipeline, quality=quality), repeats)
             row |= {name: reference[of] / row[of] for name, of in (("x", "s"), ("cpu x", "cpu"))}
             yield {"what": f"{quality}, {backend}", **row}
-        total, began = [0.0], time.perf_counter()
-        with networks_timed(total):
-            for _ in range(repeats):
-                drawer(pipeline)()
-        yield {"what": f"beside the networks, {backend}, %", "s": 100 * (1 - total[0] / (time.perf_counter() - began))}
+        for texture, what in ((False, "beside the networks"), (True, "beside networks and texture")):
+            total, began = [0.0], time.perf_counter()
+            with networks_timed(total, texture):
+                for _ in range(repeats):
+                    drawer(pipeline)()
+            yield {"what": f"{what}, {backend}, %", "s": 100 * (1 - total[0] / (time.perf_counter() - began))}
 
 
 def batches(model: str, repeats: int) -> Iterator[Row]:
@@ -199,7 +207,10 @@ def paper(model: str, repeats: int) -> Iterator[Row]:
     for of in ("s", "cpu") if len(seconds) == 2 else ():
         eager, fast = ({name: row[of] for name, row in seconds[b].items()} for b in ("torch", list(seconds)[-1]))
         reference = 300 * eager["U-Net, batch 1"] + 3 * (eager["encoder"] + eager["decoder"]) + 2 * text[of]
-        for quality, alone, together in (("default", 3, 12), ("draft", 2, 6)):
+        for quality in ("default", "draft"):
+            steps = check_settings([0], quality, None, None, None, None, None, LESION_START, 1.0).steps
+            alone = round(LESION_START * steps)  # image and healthy twin are one until the lesion begins
+            together = steps - alone
             image_seconds = alone * fast["U-Net, batch 1"] + together * fast["U-Net, batch 3"]
             image_seconds += 2 * fast["encoder"] + 3 * fast["decoder"] + 2 * text[of]
             yield {"what": f"paper, extrapolated, {quality}", of: image_seconds, f"{of} x": reference / image_seconds}

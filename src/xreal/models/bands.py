@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["noise_in_bands", "split"]
+__all__ = ["amplify", "noise_in_bands", "split"]
 
 _MARGIN = 16  # pixels by which an image is mirrored at its border, so that opposite sides do not meet
 
@@ -24,10 +25,26 @@ def split(images: Tensor, count: int) -> Tensor:
     Returns:
         (B, n + 1, H, W), the finest band first, last what is coarser than all of them; their sum is the image.
     """
+    return _filtered(images, count, lambda filters: filters)
+
+
+def amplify(images: Tensor, gains: Tensor) -> Tensor:
+    """Make bands stronger or weaker: what ``split`` returns, weighed and added up again.
+
+    Args:
+        images: (B, 1, H, W).
+        gains: factor of each band, (B, n); what is coarser stays.
+    """
+    return _filtered(
+        images, gains.shape[1], lambda filters: 1 + torch.einsum("bn,nhw->bhw", gains - 1, filters[:-1])[:, None]
+    )
+
+
+def _filtered(images: Tensor, count: int, transfer: Callable[[Tensor], Tensor]) -> Tensor:
     margin = min(_MARGIN, *(side - 1 for side in images.shape[-2:]))
     height, width = (side + 2 * margin for side in images.shape[-2:])
     spectrum = torch.fft.rfft2(F.pad(images.float(), (margin,) * 4, mode="reflect"))
-    filters = _filters(count, height, width, images.device).half_plane
+    filters = transfer(_filters(count, height, width, images.device).half_plane)
     parts = torch.fft.irfft2(spectrum * filters, s=(height, width))
     return parts[..., margin : height - margin, margin : width - margin]
 

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from xreal.models.bands import noise_in_bands, split
+from xreal.models.bands import amplify, noise_in_bands, split
 from xreal.models.grid import common_tile, without_grid
 
 __all__ = ["Film", "Texture"]
@@ -26,14 +26,14 @@ class Film(NamedTuple):
     """What an X-ray shares with its healthy twin, whatever is drawn on it.
 
     Attributes:
-        noise: white noise split into bands of unit variance, (B, grain bands, H, W).
-        gains: log amplitude by which this film shows each band more than others do, (B, bands).
         tile: the decoder's grid, (B, 1, f, f).
+        grain: (B, 1, H, W).
+        gains: log amplitude by which this film shows each band, grain and all, more than others do, (B, bands).
     """
 
-    noise: Tensor
-    gains: Tensor
     tile: Tensor
+    grain: Tensor
+    gains: Tensor
 
 
 class Texture(ModelMixin, ConfigMixin):
@@ -82,24 +82,21 @@ class Texture(ModelMixin, ConfigMixin):
         Returns:
             (B, 1, H, W), clamped to [0, 1].
         """
-        bands = self.bands(without_grid(images, strength * film.tile))
-        textured = bands.clone()
-        grains = self.config.grain_bands
-        textured[:, :grains] += strength * self.deviations(bands) * film.noise
-        gains = (strength * film.gains).clamp(-_MOST, _MOST).exp()
-        textured[:, :-1] *= gains[..., None, None]
-        return textured.sum(1, keepdim=True).clamp(0, 1)
+        grained = without_grid(images, strength * film.tile) + strength * film.grain
+        return amplify(grained, (strength * film.gains).clamp(-_MOST, _MOST).exp()).clamp(0, 1)
 
     def film(self, images: Tensor, generators: list[torch.Generator]) -> Film:
         """Draw a film for each decoded image, (B, 1, H, W) in [0, 1], by its generator."""
-        noise = self.noise(images, generators)
+        tile = common_tile(images, self.config.tile)
+        grain = self.grain(without_grid(images, tile), generators)
         scores = torch.stack([torch.randn(self.config.bands, generator=one) for one in generators]).to(images)
-        return Film(noise, self.film_mean + scores @ self.film_root.T, common_tile(images, self.config.tile))
+        return Film(tile, grain, self.film_mean + scores @ self.film_root.T)
 
-    def noise(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Draw white noise for ``images`` and split it into bands of unit variance, (B, grain bands, H, W)."""
+    def grain(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Draw the grain that images without grid, (B, 1, H, W), lack; of the same shape."""
         white = torch.stack([torch.randn(1, *images.shape[-2:], generator=one) for one in generators]).to(images)
-        return noise_in_bands(white, self.config.grain_bands)
+        noise = noise_in_bands(white, self.config.grain_bands)
+        return (self.deviations(self.bands(images)) * noise).sum(1, keepdim=True)
 
     def bands(self, images: Tensor) -> Tensor:
         """Split (B, 1, H, W) into bands and what is coarser, (B, bands + 1, H, W)."""
@@ -131,8 +128,8 @@ class Texture(ModelMixin, ConfigMixin):
             generators: of the films, one per image; how films differ is left out.
         """
         clean = without_grid(decoded, common_tile(decoded, self.config.tile))
-        grain = self.deviations(self.bands(clean)) * self.noise(clean, generators)
-        drawn, wanted = (self.sizes(self.bands(images)) for images in (clean + grain.sum(1, keepdim=True), real))
+        grained = clean + self.grain(clean, generators)
+        drawn, wanted = (self.sizes(self.bands(images)) for images in (grained, real))
         return (drawn - wanted)[:, : self.config.grain_bands].abs().mean()
 
 
