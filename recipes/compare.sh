@@ -14,7 +14,7 @@
 #
 # All share one autoencoder and one backbone; none is trained jointly with its adapter (`xreal train joint`). ControlNet and XReal leave it as it is; concatenation trains it on, for as
 # many steps as ControlNet trains. Killed, it goes on where it was when it is started again. NOT RUN AT FULL LENGTH HERE:
-# docs/comparison.md has scores after 500 × 32 (concat) and 300 × 32 (controlnet), on two cores.
+# docs/comparison.md has scores after 1,200 × 32 (concat) and 1,000 × 32 (controlnet), on two cores.
 set -euo pipefail
 run=$1
 shift

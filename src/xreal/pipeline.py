@@ -413,11 +413,16 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
             present=torch.tensor([float(finding is not Finding.NO_FINDING) for finding, _, _ in wanted], device=device),
         )
 
+    @property
+    def takes_organs(self) -> bool:
+        """Whether the model draws from organ masks, in any of the ways that there are."""
+        steered = (self.anatomy_controller, self.anatomy_adapter, self.controlnet) != (None, None, None)
+        return steered or sees_organs(self.unet)
+
     def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:
         if organ_mask is None:
             return None
-        steered = (self.anatomy_controller, self.anatomy_adapter, self.controlnet) != (None, None, None)
-        if not steered and not sees_organs(self.unet):
+        if not self.takes_organs:
             raise ModelError("this model has no anatomy_controller; train one with `xreal train anatomy`")
         stack = organ_mask if np.ndim(organ_mask) == 3 else [organ_mask]
         if len(stack) not in (1, batch):

@@ -51,6 +51,7 @@ class Walk:
         batch = len(self.noise.start)
         tracks = 1 if lesions is None else 2
         latents = self._start(tracks)  # (tracks · B, c, h, w)
+        where = None if lesions is None else lesions.union(batch)
         for index, timestep in enumerate(self.progress(self.solver.timesteps)):
             healthy = latents[:batch]
             if keep is not None:
@@ -66,7 +67,7 @@ class Walk:
             latents = self._step(prediction, timestep, latents)
             if apart is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
-                latents = torch.cat([healthy, torch.lerp(healthy, changed, apart.union(batch))])
+                latents = torch.cat([healthy, torch.lerp(healthy, changed, where)])
             latents = self.end_step(index, timestep, latents)
         if keep is not None:
             healthy = latents[:batch]

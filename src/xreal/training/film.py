@@ -53,8 +53,7 @@ def learn_films(
     if texture is None:
         raise TrainingError(f"{folder} holds no texture/; run `xreal train texture` first")
     train = PreparedDataset(data, "train")
-    steered = pipeline.anatomy_adapter is not None or pipeline.anatomy_controller is not None
-    masked = set(train.with_organ_mask() if steered else range(len(train)))
+    masked = set(train.with_organ_mask() if pipeline.takes_organs else range(len(train)))
     indices = [i for i, names in enumerate(train.findings) if i in masked and names in ((), (Finding.NO_FINDING,))]
     if len(indices) < _FEWEST:
         raise DataError(f"{len(indices)} training X-rays without finding to learn films from; give at least {_FEWEST}")
@@ -62,7 +61,7 @@ def learn_films(
     real, drawn = [], []
     for start in range(0, len(indices), _BATCH):
         samples = [train[i] for i in indices[start : start + _BATCH]]
-        organs = collate(samples).organ_mask.numpy() if steered else None
+        organs = collate(samples).organ_mask.numpy() if pipeline.takes_organs else None
         seeds = range(start, start + len(samples))
         real.append(collate(samples).image)
         drawn.append(torch.from_numpy(pipeline(organs, (), seeds, texture=0.0).images)[:, None])
