@@ -79,8 +79,8 @@ def fit_films(texture: Texture, drawn: Tensor, real: Tensor) -> dict[str, float]
         real: others with the same organs, (M, 1, H, W).
 
     Returns:
-        "mean" and "scatter", by how many dB the mean of drawn log amplitudes, and their deviation, is off in the worst
-        band after the last correction but one.
+        "mean" and "scatter", by how many dB the mean of drawn log amplitudes, and their deviation, is still off in the
+        worst band, with the films that the texture keeps.
     """
     mean, covariance = torch.zeros_like(texture.film_mean), torch.zeros_like(texture.film_root)
     wanted = _amplitudes(texture, real)
