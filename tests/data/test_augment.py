@@ -23,13 +23,13 @@ def source(seed: int) -> torch.Generator:
 @settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_image_and_mask_move_together(seed: int) -> None:
-    """An image that is its own mask still is, up to the pixels on an edge that linear sampling mixes."""
+    """An image that is its own mask still is, up to the pixels on an edge that cubic sampling mixes."""
     lungs = ((MASKS == Organ.LEFT_LUNG) | (MASKS == Organ.RIGHT_LUNG)).float()
     moved, labels = random_affine(lungs[:, None], source(seed), MASKS, **STRONG)
     assert labels is not None
     expected = (labels == Organ.LEFT_LUNG) | (labels == Organ.RIGHT_LUNG)
-    pure = (moved[:, 0] < 0.25) | (moved[:, 0] > 0.75)
-    assert ((moved[:, 0] > 0.5) == expected)[pure].all()
+    pure = (moved[:, 0] < 0.1) | (moved[:, 0] > 0.9)
+    assert ((moved[:, 0] > 0.5) == expected)[pure].float().mean() > 0.999
     assert pure.float().mean() > 0.8
 
 
@@ -57,6 +57,14 @@ def test_each_range_changes_something(name: str) -> None:
     still = dict.fromkeys(STRONG, 0.0)
     moved, _ = random_affine(IMAGES, source(1), MASKS, **(still | {name: STRONG[name]}))
     assert ((moved - IMAGES).abs().amax((1, 2, 3)) > 0.02).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds)
+def test_no_black_borders(seed: int) -> None:
+    bright = 0.5 + 0.5 * IMAGES
+    moved, _ = random_affine(bright, source(seed), **STRONG)
+    assert moved.min() > 0.4
 
 
 @settings(max_examples=25, deadline=None)

@@ -63,10 +63,10 @@ class Denoiser:
             return {"organ_mask": self.organ_mask[rows % len(self.organ_mask)]}
         if not self.organ_features:
             return {}
-        features = [level[rows % len(level)] for level in self.organ_features]
+        features = [(level,) * (len(rows) // len(level)) for level in self.organ_features]
         if owners is not None:
-            features = [torch.cat(both) for both in zip(features, self.lesion_features, strict=True)]
-        return {"down_intrablock_additional_residuals": features}
+            features = [(*own, of) for own, of in zip(features, self.lesion_features, strict=True)]
+        return {"down_intrablock_additional_residuals": [torch.cat(level) for level in features]}
 
     def _predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, masks: dict[str, Any]) -> Tensor:
         prediction: Tensor = self.network(latents, timestep, embeds, **masks).sample

@@ -24,20 +24,23 @@ def random_affine(
     zoom: float = 0.06,
     shift: float = 0.03,
     bend: float = 0.0,
+    inside: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Turn, zoom, shift and bend each image and its organ mask alike.
 
     Args:
         image: (B, 1, H, W) in [0, 1].
         generator: source of the random numbers, on the CPU.
-        organ_mask: (B, H, W) uint8; sampled by nearest neighbour.
+        organ_mask: (B, H, W) uint8; sampled by nearest neighbour, the image by cubic interpolation, which keeps detail.
         degrees: largest rotation.
         zoom: largest relative change of height and of width.
         shift: largest shift as a share of the side.
         bend: largest displacement of a smooth 5×5 deformation field, as a share of the side.
+        inside: zoom in until all lies within the image. Else it goes on mirrored beyond its edge. A generator would
+            learn to draw either, mirrored or black.
 
     Returns:
-        Image and mask of the same shapes; what comes from outside is black and background.
+        Image in [0, 1] and mask of the same shapes.
     """
     batch = len(image)
     angle = torch.deg2rad(_uniform(-degrees, degrees, batch, generator))
@@ -55,10 +58,12 @@ def random_affine(
         coarse = 2 * bend * (2 * torch.rand(batch, 2, 5, 5, generator=generator) - 1)
         field = F.interpolate(coarse, size=image.shape[-2:], mode="bicubic", align_corners=True)
         grid = grid + field.movedim(1, -1)
-    moved = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+    if inside:
+        grid = grid / grid.abs().amax((1, 2, 3), keepdim=True).clamp(min=1)
+    moved = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
     if organ_mask is None:
         return moved, None
-    labels = F.grid_sample(organ_mask[:, None].float(), grid, mode="nearest", align_corners=False)
+    labels = F.grid_sample(organ_mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
     return moved, labels[:, 0].to(organ_mask.dtype)
 
 

@@ -25,6 +25,7 @@ from xreal.models.precision import default_device
 __all__ = ["CachedLatents"]
 
 _PART = 16  # samples that are encoded together
+_BEND = 0.01  # of copies, as a share of the side: 2.6 of 256 pixels
 
 
 def _fingerprint(autoencoder: AutoencoderKL) -> str:
@@ -85,7 +86,7 @@ class CachedLatents:
             "samples": len(data),
             "copies": copies,
             "organs": organs,
-            "version": 3,
+            "version": 4,
         }
         record, size = folder / "made_by.json", autoencoder.config.latent_channels
         fresh = not record.exists() or json.loads(record.read_text()) != made_by
@@ -136,8 +137,10 @@ def _encode(
         moved = image
         if copy > 0:
             # The same seed for each: the same geometry.
+            sources = [torch.Generator().manual_seed(seed * copies + copy) for _ in versions]
             pairs = [
-                random_affine(image, torch.Generator().manual_seed(seed * copies + copy), mask) for mask in versions
+                random_affine(image, source, mask, bend=_BEND, inside=True)
+                for source, mask in zip(sources, versions, strict=True)
             ]
             moved, versions = pairs[0][0], [mask for _, mask in pairs if mask is not None]
         made["latents"].append(encode_image(autoencoder, moved.to(autoencoder.device)).cpu().half())
