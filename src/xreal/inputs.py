@@ -13,6 +13,7 @@ from xreal.control.anatomy import AnatomyBlend
 from xreal.control.solvers import SOLVERS
 from xreal.errors import InputError, MaskError
 from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
+from xreal.vocabulary import Finding, prompt_from_findings
 
 __all__ = [
     "PLACED_GUIDANCE",
@@ -23,6 +24,7 @@ __all__ = [
     "check_settings",
     "default_blend",
     "lesions_per_image",
+    "prompts_per_image",
 ]
 
 PLACED_GUIDANCE = 6.0
@@ -167,3 +169,9 @@ def lesions_per_image(
                     )
                 warn_if_outside_lungs(lesion, mask)
     return [[replace(lesion, mask=resize_lesion_mask(lesion.mask, image_size)) for lesion in own] for own in per_image]
+
+
+def prompts_per_image(prompt: str, lesions: Sequence[Sequence[Lesion]]) -> list[str]:
+    """Write each image's own prompt: ``{findings}`` stands for the findings of its lesions, or for "No Finding"."""
+    named = [prompt_from_findings([one.finding for one in own] or [Finding.NO_FINDING]) for own in lesions]
+    return [prompt.replace("{findings}", names) for names in named]

@@ -39,6 +39,7 @@ from xreal.inputs import (
     check_settings,
     default_blend,
     lesions_per_image,
+    prompts_per_image,
 )
 from xreal.masks.lesions import Lesion, fade, feather
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
@@ -206,7 +207,8 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
                 to the model's by nearest neighbour. None: the model chooses the anatomy (plain text-to-image).
             lesions: of all images, or one sequence per image; masks of the organ mask's size.
             seeds: one per image, ≥ 0. Image i depends on its own seed alone, not on the batch.
-            prompt: of the X-ray without its lesions; "" as in the paper.
+            prompt: of the X-ray beyond its lesions, and of its twin; "" as in the paper. ``{findings}`` in it stands for
+                the image's own findings: all of it then looks like the X-ray of such a patient, the twin too.
             quality: "draft", "default" or "reference": mode, solver, steps and η together, each of which can be
                 given instead. "reference" is the authors' procedure.
             mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
@@ -253,7 +255,7 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
         # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
         findings = self._encode_lesions(per_image, guidance, binary=two_pass)
-        denoise = self._denoiser(prompt, len(seeds), organs, findings, blend.adapter, quality)
+        denoise = self._denoiser(prompts_per_image(prompt, per_image), organs, findings, blend.adapter, quality)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
         renew = eta > 0
@@ -347,16 +349,17 @@ class XRealPipeline(EditMixin, DiffusionPipeline):
 
     def _denoiser(
         self,
-        prompt: str,
-        batch: int,
+        prompts: list[str],
         organs: Tensor | None,
         findings: LatentLesions | None,
         adapter: float,
         quality: Quality = "default",
     ) -> Denoiser:
-        """Bind the U-Net to the prompt and, where the model is told of them, to organs (B, H, W) and lesions."""
-        device = device_of(self.unet)
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, [prompt], device)  # (1, L, d)
+        """Bind the U-Net to B prompts and, where the model is told of them, to organs (B, H, W) and lesions."""
+        device, batch = device_of(self.unet), len(prompts)
+        distinct = list(dict.fromkeys(prompts))
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, distinct, device)
+        embeds = embeds[[distinct.index(prompt) for prompt in prompts]]  # (B, L, d)
         network: Any = self.network("unet", quality)
         if self.controlnet is not None:
             network = ControlledUNet(self.unet, self.controlnet)

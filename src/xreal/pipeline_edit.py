@@ -152,7 +152,8 @@ class EditMixin:
         organs = None
         if adapter > 0 and self.segmenter is not None:  # hearts and diaphragms stay where they are
             organs = torch.from_numpy(segment(self.network("segmenter"), square)).repeat(len(seeds), 1, 1)  # (B, S, S)
-        walk = self._walk(engine, self._denoiser(prompt, len(seeds), organs, findings, adapter), noise, 0.0, callback)
+        denoise = self._denoiser([prompt] * len(seeds), organs, findings, adapter)
+        walk = self._walk(engine, denoise, noise, 0.0, callback)
         _, latents = walk.side_by_side(keep, findings, start, steps)
         before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
         return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)

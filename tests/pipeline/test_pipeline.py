@@ -118,6 +118,20 @@ def test_plain_text_to_image_is_the_solvers_own_loop(tiny_pipeline: XRealPipelin
     assert np.abs(pipeline(seeds=[3], solver="ddim", steps=5).images - drawn).max() > 1e-4  # the prompt matters
 
 
+@every_mode
+def test_each_image_is_prompted_with_its_own_findings(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion, settings: dict[str, Any]
+) -> None:
+    lesions = [[lesion_in(finding=Finding.EDEMA)], []]
+    both = tiny_pipeline(organ_mask, lesions, [1, 2], prompt="{findings}, AP view", **settings)
+    assert both.settings["prompt"] == "{findings}, AP view"
+    for i, prompt in enumerate(("Edema, AP view", "No Finding, AP view")):
+        alone = tiny_pipeline(organ_mask, lesions[i], [1 + i], prompt=prompt, **settings)
+        np.testing.assert_allclose(both.images[i], alone.images[0], atol=1e-5)
+    swapped = tiny_pipeline(organ_mask, lesions[0], [1], prompt="No Finding, AP view", **settings)
+    assert np.abs(swapped.images - both.images[:1]).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     "settings", [*FAST.values(), {"solver": "ddim", "steps": 4, "eta": 1.0}], ids=[*FAST, "regional, renewed noise"]
 )

@@ -40,7 +40,12 @@ def generate(
         typer.Option(help="How strongly findings are drawn; default 6, 9 without an adapter, for two-pass 7."),
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
-    prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help='Prompt of the X-ray itself, such as "PA view, female"; {findings} in it stands for its lesions\' names.'
+        ),
+    ] = "",
     anatomy_inside: Annotated[float | None, typer.Option(help="Blend strength inside the organs; default 1.")] = None,
     anatomy_outside: Annotated[float | None, typer.Option(help="Blend strength elsewhere; default 0.2.")] = None,
     anatomy_until: Annotated[

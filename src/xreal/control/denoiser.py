@@ -20,14 +20,14 @@ class Denoiser:
 
     Attributes:
         network: the U-Net, or one that sees organs.
-        prompt: embeddings of the X-ray's own prompt, (1, L, d).
+        prompts: embeddings of the X-rays' own prompts, (B, L, d).
         organ_mask: (B, H, W) uint8 ``Organ`` for a network that sees organs; else None.
         organ_features: what the anatomy adapter adds to each level of the encoder, [(B, c_i, h_i, w_i)], or nothing.
         lesion_features: the same for each of K lesions, told of its place too, [(K, c_i, h_i, w_i)].
     """
 
     network: Any
-    prompt: Tensor
+    prompts: Tensor
     organ_mask: Tensor | None = None
     organ_features: Sequence[Tensor] = ()
     lesion_features: Sequence[Tensor] = ()
@@ -47,7 +47,7 @@ class Denoiser:
             (n · B, c, h, w)
         """
         count, rows = len(latents), torch.arange(len(latents), device=latents.device)
-        embeds = self.prompt.expand(count, -1, -1)
+        embeds = self.prompts.repeat(count // len(self.prompts), 1, 1)
         if lesions is None:
             return self._predict(latents, timestep, embeds, self._masks(rows))
         owners = lesions.owners + first

@@ -29,7 +29,7 @@ def random_affine(
     """Turn, zoom, shift and bend each image and its organ mask alike.
 
     Args:
-        image: (B, 1, H, W) in [0, 1].
+        image: (B, 1, H, W), of any range; cubic interpolation leaves none.
         generator: source of the random numbers, on the CPU.
         organ_mask: (B, H, W) uint8; sampled by nearest neighbour, the image by cubic interpolation, which keeps detail.
         degrees: largest rotation.
@@ -40,7 +40,7 @@ def random_affine(
             learn to draw either, mirrored or black.
 
     Returns:
-        Image in [0, 1] and mask of the same shapes.
+        Image and mask of the same shapes.
     """
     batch = len(image)
     angle = torch.deg2rad(_uniform(-degrees, degrees, batch, generator))
@@ -60,7 +60,8 @@ def random_affine(
         grid = grid + field.movedim(1, -1)
     if inside:
         grid = grid / grid.abs().amax((1, 2, 3), keepdim=True).clamp(min=1)
-    moved = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
+    moved = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    moved = moved.clamp(image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True))
     if organ_mask is None:
         return moved, None
     labels = F.grid_sample(organ_mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
