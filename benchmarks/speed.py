@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from unittest import mock
 import torch
 
 import xreal
-from xreal import Finding, Lesion, XRealPipeline
+from xreal import Finding, Lesion, XRealPipeline, pipeline_base
 from xreal import pipeline as pipeline_module
 from xreal.config import PRESETS
 from xreal.control.denoiser import Denoiser
@@ -110,17 +110,16 @@ def networks_timed(total: list[float], texture: bool) -> Iterator[None]:
     in_texture = {name: getattr(Texture, name) for name in ("film", "forward")}
     if texture:
         in_texture = {name: clocked(function) for name, function in in_texture.items()}
-    with (
-        mock.patch.object(Denoiser, "_predict", clocked(Denoiser._predict)),
-        mock.patch.multiple(Texture, **in_texture),
-        mock.patch.multiple(
-            pipeline_module,
-            **{
-                name: clocked(getattr(pipeline_module, name))
-                for name in ("adapter_features", "decode_pixels", "encode_image", "draw_prior", "encode_prompts")
-            },
-        ),
-    ):
+    called = {
+        Denoiser: ("_predict",),
+        pipeline_module: ("decode_pixels", "encode_image", "draw_prior"),
+        pipeline_base: ("adapter_features", "encode_prompts"),
+    }
+    with ExitStack() as patched:
+        patched.enter_context(mock.patch.multiple(Texture, **in_texture))
+        for home, names in called.items():
+            functions = {name: clocked(getattr(home, name)) for name in names}
+            patched.enter_context(mock.patch.multiple(home, **functions))
         yield
 
 

@@ -15,7 +15,8 @@ from xreal.control.editing import bring_back, from_square, plan_edit
 from xreal.data.phantom import Phantom
 from xreal.errors import ImageError, InputError, MaskError, ModelError
 from xreal.images import fit_square, read_image
-from xreal.masks.lesions import Lesion, box
+from xreal.masks.areas import box
+from xreal.masks.lesions import Lesion
 from xreal.masks.organs import write_organ_mask
 from xreal.masks.shapes import edit_organ_mask
 from xreal.pipeline import XRealPipeline

@@ -12,7 +12,8 @@ from torch import Tensor
 from xreal.control.anatomy import AnatomyBlend
 from xreal.control.solvers import SOLVERS
 from xreal.errors import InputError, MaskError
-from xreal.masks.lesions import Lesion, resize_lesion_mask, warn_if_outside_lungs
+from xreal.masks.areas import resize_lesion_mask
+from xreal.masks.lesions import Lesion, warn_if_outside_lungs
 from xreal.vocabulary import Finding, prompt_from_findings
 
 __all__ = [

@@ -20,29 +20,17 @@ from xreal.masks.lesions import Lesion
 from xreal.masks.segmenter import segment
 from xreal.models.autoencoder import decode_pixels, encode_image
 from xreal.models.precision import device_of
+from xreal.pipeline_base import SteeredPipeline
 from xreal.pipeline_output import XRealEditOutput
 from xreal.vocabulary import Finding
 
-__all__ = ["EditMixin"]
+__all__ = ["EditingPipeline"]
 
 REMOVAL_GUIDANCE = 1.0  # towards "No Finding": 1 is that prompt itself; more makes the area darker than lung
 
 
-class EditMixin:
-    """The part of ``XRealPipeline`` that edits; it needs the pipeline's networks and its loop."""
-
-    unet: Any
-    scheduler: Any
-    segmenter: Any
-    network: Any
-    backend: Any
-    image_size: Any
-    _latent_size: Any
-    _walk: Any
-    default_blend: Any
-    _denoiser: Any
-    _guidance: Any
-    _encode_findings: Any
+class EditingPipeline(SteeredPipeline):
+    """The part of ``XRealPipeline`` that edits."""
 
     @torch.inference_mode()
     def edit(

@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, Error, Page, ViewportSi
 from xreal.app.anatomy import from_sample
 from xreal.app.engine import Engine
 from xreal.app.job import Job
-from xreal.masks.lesions import Lesion, ellipse
+from xreal.masks.areas import ellipse
+from xreal.masks.lesions import Lesion
 from xreal.masks.organs import OrganMask
 from xreal.vocabulary import Finding
 

@@ -12,7 +12,8 @@ from xreal.app.engine import Engine
 from xreal.app.job import Job, Made, Step, check_job, run_job, to_xray
 from xreal.errors import InputError, ModelError
 from xreal.images import fit_square, fit_square_mask, write_image
-from xreal.masks.lesions import Lesion, box
+from xreal.masks.areas import box
+from xreal.masks.lesions import Lesion
 from xreal.vocabulary import Finding
 
 

@@ -17,7 +17,8 @@ from xreal.app.job import Job, Made, run_job
 from xreal.app.results import Result, write_results
 from xreal.data.phantom import phantom
 from xreal.images import write_image
-from xreal.masks.lesions import Lesion, box
+from xreal.masks.areas import box
+from xreal.masks.lesions import Lesion
 from xreal.masks.organs import resize_organ_mask
 from xreal.masks.shapes import edit_organ_mask
 

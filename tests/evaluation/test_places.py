@@ -15,7 +15,7 @@ from xreal.evaluation.card import pathology_axes, places_axis
 from xreal.evaluation.cases import Cases
 from xreal.evaluation.judges import load_judges
 from xreal.evaluation.places import FEWEST_BOXES, PlaceJudge, learn_places, look_at_places, real_places
-from xreal.masks.lesions import ellipse
+from xreal.masks.areas import ellipse
 from xreal.vocabulary import Finding, Organ
 
 SIZE = 64

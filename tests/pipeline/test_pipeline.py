@@ -15,7 +15,8 @@ from xreal.control.blending import StepNoise
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions
 from xreal.control.solvers import SOLVERS, build_solver
-from xreal.masks.lesions import Lesion, feather
+from xreal.masks.areas import feather
+from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, decode_pixels, encode_image
 from xreal.models.text_encoder import encode_prompts
 from xreal.pipeline import FEATHER_PIXELS, XRealPipeline

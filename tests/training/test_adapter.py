@@ -227,7 +227,7 @@ def test_it_is_called_once_for_a_batch(
         calls.append((len(masks), len(lesions)))
         return adapter_features(adapter, unet, masks, lesions)
 
-    monkeypatch.setattr("xreal.pipeline.adapter_features", counted)
+    monkeypatch.setattr("xreal.pipeline_base.adapter_features", counted)
     pipeline(organ_mask, [lesion_in()], [0, 1, 2], steps=4)
     assert calls == [(6, 6)]  # three images and their three lesions
 

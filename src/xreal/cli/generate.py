@@ -43,7 +43,7 @@ def generate(
     prompt: Annotated[
         str,
         typer.Option(
-            help='Prompt of the X-ray itself, such as "PA view, female"; {findings} in it stands for its lesions\' names.'
+            help='Prompt of the X-ray itself, such as "PA view, female"; {findings} stands for what its lesions are.'
         ),
     ] = "",
     anatomy_inside: Annotated[float | None, typer.Option(help="Blend strength inside the organs; default 1.")] = None,

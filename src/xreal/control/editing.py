@@ -22,7 +22,8 @@ from torch import Tensor
 from xreal.control.blending import Keep
 from xreal.errors import ImageError, InputError, MaskError
 from xreal.images import fit_square
-from xreal.masks.lesions import Lesion, feather, resize_lesion_mask
+from xreal.masks.areas import feather, resize_lesion_mask
+from xreal.masks.lesions import Lesion
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.masks.warping import organ_shift, warp_image
 

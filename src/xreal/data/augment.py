@@ -64,7 +64,9 @@ def random_affine(
     moved = moved.clamp(image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True))
     if organ_mask is None:
         return moved, None
-    labels = F.grid_sample(organ_mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    labels = F.grid_sample(
+        organ_mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
     return moved, labels[:, 0].to(organ_mask.dtype)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from xreal.masks.lesions import box
+from xreal.masks.areas import box
 from xreal.vocabulary import Organ
 
 __all__ = ["lesion_change", "mean_and_interval", "sample_lung_boxes"]

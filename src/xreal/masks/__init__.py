@@ -1,18 +1,7 @@
 """Masks: organ label maps and lesion masks, the two inputs that control an image."""
 
-from xreal.masks.lesions import (
-    Lesion,
-    box,
-    ellipse,
-    fade,
-    feather,
-    outside_lungs_fraction,
-    parse_lesion,
-    parse_mask,
-    polygon,
-    resize_lesion_mask,
-    warn_if_outside_lungs,
-)
+from xreal.masks.areas import box, ellipse, fade, feather, polygon, resize_lesion_mask
+from xreal.masks.lesions import Lesion, outside_lungs_fraction, parse_lesion, parse_mask, warn_if_outside_lungs
 from xreal.masks.organs import (
     cardiothoracic_ratio,
     check_organ_mask,

@@ -1,0 +1,253 @@
+"""What every way of drawing needs: the model's networks, and the U-Net told of prompts, organs and findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from xreal.control.anatomy import AnatomyBlend
+from xreal.control.blending import StepNoise
+from xreal.control.denoiser import Denoiser
+from xreal.control.pathology import LatentLesions, lesions_to_latents
+from xreal.control.walk import Walk
+from xreal.errors import InputError, ModelError
+from xreal.inputs import PLACED_GUIDANCE, Mode, Quality, Settings, StepCallback, default_blend
+from xreal.masks.areas import fade
+from xreal.masks.organs import check_organ_mask, resize_organ_mask
+from xreal.models.adopt import adopt
+from xreal.models.autoencoder import downsampling
+from xreal.models.backends import Backend, Networks, choose_backend
+from xreal.models.folder import load_components, resolve_folder
+from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
+from xreal.models.precision import device_of
+from xreal.models.prompts import encode_prompts
+from xreal.vocabulary import Finding
+
+__all__ = ["SteeredPipeline"]
+
+FADE_LATENTS = 1.5  # over which guidance fades inside a lesion: a box guided alike up to its edge is drawn as a square
+
+
+class SteeredPipeline(DiffusionPipeline):
+    """A latent diffusion model and what steers it; ``XRealPipeline`` draws and edits with it."""
+
+    _optional_components = [  # noqa: RUF012 (diffusers' own way)
+        "anatomy_adapter",
+        "anatomy_controller",
+        "anatomy_variation",
+        "controlnet",
+        "segmenter",
+        "texture",
+    ]
+    model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        anatomy_controller: Any = None,
+        anatomy_variation: Any = None,
+        anatomy_adapter: Any = None,
+        segmenter: Any = None,
+        controlnet: Any = None,
+        texture: Any = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            anatomy_controller=anatomy_controller,
+            anatomy_variation=anatomy_variation,
+            anatomy_adapter=anatomy_adapter,
+            segmenter=segmenter,
+            controlnet=controlnet,
+            texture=texture,
+        )
+        self.use_backend("torch")
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, backend: str = "auto") -> Self:
+        """Open a bundled model by name, a model folder, or the folder of a Stable Diffusion 1.x, 2.x or LDM pipeline.
+
+        Args:
+            name_or_path: name or folder.
+            backend: see ``use_backend``.
+
+        Raises:
+            ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
+                more than a prompt; or the backend cannot be used.
+        """
+        choose_backend(backend, torch.device("cpu"))  # before anything is opened
+        components = load_components(resolve_folder(name_or_path), cls._optional_components)
+        return cls(**components | adopt(components)).use_backend(backend)
+
+    def use_backend(self, name: str = "auto") -> Self:
+        """Say what computes the networks, and return the pipeline; a new one is "torch", an opened one "auto".
+
+        Args:
+            name: "torch" (eager float32), "torch-bf16", "openvino", or "auto": the fastest that is installed and that
+                the processor supports, for all but the quality "reference", which stays eager.
+
+        Raises:
+            InputError: an unknown name. ModelError: it needs what is not installed, or what the processor lacks.
+        """
+        choose_backend(name, device_of(self.unet))
+        self._networks = Networks(name)
+        return self
+
+    def backend(self, quality: Quality = "default") -> Backend:
+        """Return what computes at that quality."""
+        return choose_backend(self._networks.name, device_of(self.unet), quality)
+
+    def network(self, name: str, quality: Quality = "default") -> Any:
+        """Return a component, or what stands in for it under the backend; None where the model has none."""
+        original = getattr(self, name)
+        return original if self.backend(quality).eager else self._networks.get(name, original)
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, anatomy_controller: Any = None, segmenter: Any = None) -> Self:
+        """Steer another diffusers latent text-to-image pipeline: Stable Diffusion 1.x or 2.x, LDMTextToImagePipeline.
+
+        Args:
+            pipe: its networks are shared, not copied, and brought to float32. Its autoencoder's pixels lie in [−1, 1],
+                unless its configuration holds ``_pixel_range``.
+            anatomy_controller: KL autoencoder that turns organ masks into X-rays (`xreal train anatomy`).
+            segmenter: X-ray -> organ mask, to check what is drawn.
+
+        Raises:
+            ModelError: the pipeline is of another kind.
+        """
+        components = adopt(getattr(pipe, "components", {}))
+        components |= {"anatomy_controller": anatomy_controller, "segmenter": segmenter}
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                component.float().eval()
+        return cls(**components)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return int(self.unet.config.sample_size) * downsampling(self.vae)
+
+    @property
+    def takes_organs(self) -> bool:
+        """Whether the model draws from organ masks, in any of the ways that there are."""
+        steered = (self.anatomy_controller, self.anatomy_adapter, self.controlnet) != (None, None, None)
+        return steered or sees_organs(self.unet)
+
+    def default_blend(self, mode: Mode) -> AnatomyBlend:
+        """Return how an organ mask acts in that mode where a call does not say; see ``xreal.inputs.default_blend``.
+
+        Without an Anatomy Controller, the adapter acts in either mode.
+        """
+        adapted = self.anatomy_adapter is not None
+        return default_blend("regional" if adapted and self.anatomy_controller is None else mode, adapted)
+
+    @property
+    def _latent_size(self) -> tuple[int, int]:
+        side = self.image_size // downsampling(self.vae)
+        return side, side
+
+    def _check_organs(self, organ_mask: np.ndarray | None, batch: int) -> Tensor | None:
+        if organ_mask is None:
+            return None
+        if not self.takes_organs:
+            raise ModelError("this model has no anatomy_controller; train one with `xreal train anatomy`")
+        stack = organ_mask if np.ndim(organ_mask) == 3 else [organ_mask]
+        if len(stack) not in (1, batch):
+            raise InputError(f"{len(stack)} organ masks for {batch} seeds; give one mask, or one per seed")
+        masks = [resize_organ_mask(check_organ_mask(mask), self.image_size) for mask in stack]
+        return torch.from_numpy(np.stack(masks * batch if len(masks) == 1 else masks))
+
+    def _walk(
+        self,
+        solver: Any,
+        denoise: Denoiser,
+        noise: StepNoise,
+        eta: float,
+        callback: StepCallback | None,
+        first: int = 0,
+    ) -> Walk:
+        """Bind a trajectory to this pipeline's progress bar and its caller's callback; ``first`` is its first step."""
+
+        def end_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            changed = None if callback is None else callback(self, first + index, timestep, {"latents": latents})
+            return (changed or {}).get("latents", latents)
+
+        return Walk(solver, denoise, noise, eta, self.progress_bar, end_step)
+
+    def _denoiser(
+        self,
+        prompts: list[str],
+        organs: Tensor | None,
+        findings: LatentLesions | None,
+        adapter: float,
+        quality: Quality = "default",
+    ) -> Denoiser:
+        """Bind the U-Net to B prompts and, where the model is told of them, to organs (B, H, W) and lesions."""
+        device, batch = device_of(self.unet), len(prompts)
+        distinct = list(dict.fromkeys(prompts))
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, distinct, device)
+        embeds = embeds[[distinct.index(prompt) for prompt in prompts]]  # (B, L, d)
+        network: Any = self.network("unet", quality)
+        if self.controlnet is not None:
+            network = ControlledUNet(self.unet, self.controlnet)
+        if organs is not None and sees_organs(network):
+            return Denoiser(network, embeds, organs.to(device))
+        if adapter == 0 or (organs is None and not self._tells_places(adapter)):
+            return Denoiser(network, embeds)
+        if organs is None:
+            organs = torch.zeros(batch, self.image_size, self.image_size, dtype=torch.uint8)
+        organs, lesions = organs.to(device), None
+        if findings is not None:
+            lesions = torch.cat([findings.masks.new_zeros(batch, *findings.masks.shape[1:]), findings.places])
+            organs = torch.cat([organs, organs[findings.owners]])
+        told = adapter_features(self.network("anatomy_adapter", quality), self.unet, organs, lesions)
+        features = [adapter * one for one in told]
+        return Denoiser(network, embeds, None, [one[:batch] for one in features], [one[batch:] for one in features])
+
+    def _tells_places(self, adapter: float) -> bool:
+        """Return whether the U-Net is told where findings are, by an adapter of that strength."""
+        return adapter > 0 and self.anatomy_adapter is not None and knows_lesions(self.anatomy_adapter)
+
+    def _guidance(self, use: Settings, asked: float | None, adapter: float) -> float:
+        """Return what is asked for or, where nothing is, less if the U-Net is told places than if by prompts alone."""
+        placed = use.mode == "regional" and self._tells_places(adapter)
+        return PLACED_GUIDANCE if asked is None and placed else use.guidance
+
+    def _encode_findings(
+        self, per_image: list[list[tuple[Finding, np.ndarray, float]]], binary: bool
+    ) -> LatentLesions | None:
+        """Encode per image its findings, each with mask (S, S) and guidance; ``binary``: masks as the authors' are."""
+        wanted = [one for own in per_image for one in own]
+        if not wanted:
+            return None
+        device = device_of(self.unet)
+        prompts = sorted({finding.value for finding, _, _ in wanted})
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
+        radius = 0.0 if binary else FADE_LATENTS * downsampling(self.vae)
+        faded = [mask if finding is Finding.NO_FINDING else fade(mask, radius) for finding, mask, _ in wanted]
+        masks, weights = (
+            lesions_to_latents(torch.from_numpy(np.stack(some)).to(device), self._latent_size, binary)
+            for some in ([mask for _, mask, _ in wanted], faded)
+        )
+        scales = torch.tensor([scale for _, _, scale in wanted], device=device)
+        return LatentLesions(
+            embeds=embeds[[prompts.index(finding.value) for finding, _, _ in wanted]],
+            masks=masks,
+            weights=weights,
+            scales=scales,
+            owners=torch.tensor([i for i, own in enumerate(per_image) for _ in own], device=device),
+            present=torch.tensor([float(finding is not Finding.NO_FINDING) for finding, _, _ in wanted], device=device),
+        )
