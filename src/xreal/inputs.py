@@ -61,7 +61,7 @@ class Settings:
 # real ones are beside the other lung (docs/log.md).
 _QUALITIES = {
     "draft": Settings("regional", "dpm++", 4, 0.0),
-    "default": Settings("regional", "dpm++", 10, 0.0),
+    "default": Settings("regional", "dpm++", 6, 0.0),
     "reference": Settings("two-pass", "ddim", 100, 1.0, guidance=7.0, texture=0.0),
 }
 

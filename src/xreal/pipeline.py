@@ -77,7 +77,7 @@ class XRealPipeline(EditingPipeline):
             mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
-            steps: of the solver, for each pass; default 10, draft 4, for two-pass 100.
+            steps: of the solver, for each pass; default 6, draft 4, for two-pass 100.
             guidance: w; each lesion's own strength multiplies it. Default 6 where the adapter knows the places of
                 findings, else 9; for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
@@ -143,8 +143,9 @@ class XRealPipeline(EditingPipeline):
         healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:
             images = healthy
-        elif not two_pass:
-            images = decode_pixels(vae, latents)
+        elif not two_pass:  # from the twin at a lesion's border to what is drawn in it: no edge where guidance ends
+            soft = torch.from_numpy(np.stack([self._soften(own) for own in per_image]))[:, None].to(device)
+            images = torch.lerp(healthy, decode_pixels(vae, latents), soft)
         else:
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(vae, healthy, noise.reference_generators)

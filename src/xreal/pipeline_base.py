@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from xreal.control.walk import Walk
 from xreal.errors import InputError, ModelError
 from xreal.inputs import PLACED_GUIDANCE, Mode, Quality, Settings, StepCallback, default_blend
 from xreal.masks.areas import fade
+from xreal.masks.lesions import Lesion
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
@@ -30,7 +32,7 @@ from xreal.vocabulary import Finding
 
 __all__ = ["SteeredPipeline"]
 
-FADE_LATENTS = 1.5  # over which guidance fades inside a lesion: a box guided alike up to its edge is drawn as a square
+FADE_LATENTS = 1.5  # over which findings fade inside their lesion: a box drawn alike up to its edge is seen as a box
 
 
 class SteeredPipeline(DiffusionPipeline):
@@ -226,6 +228,16 @@ class SteeredPipeline(DiffusionPipeline):
         placed = use.mode == "regional" and self._tells_places(adapter)
         return PLACED_GUIDANCE if asked is None and placed else use.guidance
 
+    def _fade(self, mask: np.ndarray) -> np.ndarray:
+        return fade(mask, FADE_LATENTS * downsampling(self.vae))
+
+    def _soften(self, lesions: Sequence[Lesion]) -> np.ndarray:
+        """Return how much of the lesions is seen where, (S, S) in [0, 1]: the largest of their faded masks."""
+        soft = np.zeros((self.image_size, self.image_size), np.float32)
+        for lesion in lesions:
+            soft = np.maximum(soft, self._fade(lesion.mask))
+        return soft
+
     def _encode_findings(
         self, per_image: list[list[tuple[Finding, np.ndarray, float]]], binary: bool
     ) -> LatentLesions | None:
@@ -236,8 +248,8 @@ class SteeredPipeline(DiffusionPipeline):
         device = device_of(self.unet)
         prompts = sorted({finding.value for finding, _, _ in wanted})
         embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
-        radius = 0.0 if binary else FADE_LATENTS * downsampling(self.vae)
-        faded = [mask if finding is Finding.NO_FINDING else fade(mask, radius) for finding, mask, _ in wanted]
+        hard = [binary or finding is Finding.NO_FINDING for finding, _, _ in wanted]
+        faded = [mask if kept else self._fade(mask) for (_, mask, _), kept in zip(wanted, hard, strict=True)]
         masks, weights = (
             lesions_to_latents(torch.from_numpy(np.stack(some)).to(device), self._latent_size, binary)
             for some in ([mask for _, mask, _ in wanted], faded)

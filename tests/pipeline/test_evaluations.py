@@ -34,7 +34,7 @@ def count(tiny_pipeline: XRealPipeline) -> Count:
 
 
 def test_a_healthy_image_costs_one_evaluation_a_step(count: Count, organ_mask: np.ndarray) -> None:
-    assert count(organ_mask, seeds=[1]) == (10, 10)
+    assert count(organ_mask, seeds=[1]) == (6, 6)
     assert count(organ_mask, seeds=[1], quality="draft") == (4, 4)
     assert count(organ_mask, seeds=[1, 2, 3], steps=5) == (5, 15)
 
@@ -43,7 +43,7 @@ def test_lesions_cost_twin_and_finding_from_their_first_step(
     count: Count, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:
     one = lesion_in()
-    assert count(organ_mask, [one], [1]) == (10, 1 + 9 * 3)  # default; lesions after a tenth of the steps
+    assert count(organ_mask, [one], [1]) == (6, 1 + 5 * 3)  # default; lesions after a tenth of the steps
     assert count(organ_mask, [one, one], [1], steps=10) == (10, 1 + 9 * 4)
     assert count(organ_mask, [one], [1, 2], steps=10, lesion_start=0.5) == (10, 5 * 2 + 5 * 6)
     assert count(organ_mask, [one], [1], steps=10, lesion_start=1.0) == (10, 10)

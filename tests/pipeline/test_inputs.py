@@ -45,11 +45,11 @@ def test_settings_are_refused_with_and_without_a_model(
 
 
 def test_settings_are_those_of_the_quality_changed_where_the_caller_says() -> None:
-    assert check_settings([0]) == Settings("regional", "dpm++", 10, 0.0)
+    assert check_settings([0]) == Settings("regional", "dpm++", 6, 0.0)
     assert check_settings([0], "reference") == Settings("two-pass", "ddim", 100, 1.0, 7.0, 0.0)
     assert check_settings([0], "draft", None, "unipc", 20) == Settings("regional", "unipc", 20, 0.0)
     assert check_settings([0], "default", "two-pass", "unipc", 20) == Settings("two-pass", "unipc", 20, 0.0, 7.0, 0.0)
-    assert check_settings([0], mode="regional", solver="ddim") == Settings("regional", "ddim", 10, 0.0)
+    assert check_settings([0], mode="regional", solver="ddim") == Settings("regional", "ddim", 6, 0.0)
 
 
 def test_more_steps_than_the_model_has_are_refused(tiny_pipeline: XRealPipeline) -> None:

@@ -34,7 +34,7 @@ def generate(
     ] = "default",
     mode: Annotated[str | None, typer.Option(help="regional or two-pass, instead of the quality's.")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc or euler.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps; default 10, draft 4, two-pass 100.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps; default 6, draft 4, two-pass 100.")] = None,
     guidance: Annotated[
         float | None,
         typer.Option(help="How strongly findings are drawn; default 6, 9 without an adapter, for two-pass 7."),

@@ -22,7 +22,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Model folder; each stage adds its component.")],
     preset: Annotated[str, typer.Option(help="cxr-256, paper or tiny.")] = "cxr-256",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of the preset's; of `film`, the solver's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
     autoencoder: Annotated[str | None, typer.Option(help="Model with a vae/ to use instead of OUT's.")] = None,
@@ -50,7 +50,7 @@ def train(
         _learn_variation(data, out, chosen.variation_components)
         return
     if stage == "film":
-        _learn_films(data, out)
+        _learn_films(data, out, steps)
         return
     if stage in chosen.stages:
         chosen = chosen.with_stage(stage, **{key: value for key, value in changes.items() if value is not None})
@@ -124,14 +124,18 @@ def _learn_variation(data: list[Path], out: Path, components: int) -> None:
     typer.echo(f"{out / 'anatomy_variation'}: {components} components")
 
 
-def _learn_films(data: list[Path], out: Path) -> None:
+def _learn_films(data: list[Path], out: Path, steps: int | None) -> None:
     from rich.progress import Progress
 
     from xreal.training.film import learn_films
 
     with Progress() as progress:
         task = progress.add_task("film", total=None)
-        texture, left = learn_films(data, out, lambda done, total: progress.update(task, completed=done, total=total))
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        texture, left = learn_films(data, out, report, steps=steps)
     texture.save_pretrained(out / "texture")
     typer.echo(
         f"{out / 'texture'}: bands of drawn X-rays are off by {left['mean']:.2f} dB at most, their scatter by "

@@ -249,7 +249,7 @@ def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, _Plan])
         return time.perf_counter() - began
 
     # Evaluations of the network, with one lesion: docs/speed.md.
-    evaluations = {REGIONAL: 28, PRIOR: 28, TWO_PASS: 300, TEXT_ONLY: 28}
+    evaluations = {REGIONAL: 16, PRIOR: 16, TWO_PASS: 300, TEXT_ONLY: 16}
     total = 0.0
     for quality in ("default", "reference"):  # which may be computed by different backends
         names = [name for name, (own, _, given) in plans.items() if own and given.get("quality", "default") == quality]

@@ -31,6 +31,7 @@ def learn_films(
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
     most: int = _MOST,
+    steps: int | None = None,
 ) -> tuple[Texture, dict[str, float]]:
     """Draw healthy X-rays with the organ masks of real healthy ones and compare their bands.
 
@@ -39,6 +40,7 @@ def learn_films(
         folder: complete model folder with ``texture/``.
         report: told how many X-rays of how many are drawn.
         most: how many are drawn at most.
+        steps: of the solver that draws them; default the pipeline's.
 
     Returns:
         the texture, films learnt, and how far its bands are still off, as ``fit_films`` returns it.
@@ -64,7 +66,7 @@ def learn_films(
         organs = collate(samples).organ_mask.numpy() if pipeline.takes_organs else None
         seeds = range(start, start + len(samples))
         real.append(collate(samples).image)
-        drawn.append(torch.from_numpy(pipeline(organs, (), seeds, texture=0.0).images)[:, None])
+        drawn.append(torch.from_numpy(pipeline(organs, (), seeds, steps=steps, texture=0.0).images)[:, None])
         report(start + len(samples), len(indices))
     return texture, fit_films(texture, torch.cat(drawn), torch.cat(real))
 
