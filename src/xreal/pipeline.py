@@ -108,18 +108,21 @@ class XRealPipeline(EditingPipeline):
             blend = replace(blend, variety=0.0)
         organs = self._check_organs(organ_mask, len(seeds))  # (B, H, W) or None
         per_image = lesions_per_image(lesions, organ_mask, len(seeds), self.image_size)
-        placed = self._tells_places(blend.adapter) and any(per_image)
-        if self.anatomy_adapter is None or (organs is None and not placed):
+        placed = self._tells_places(blend.adapter)
+        if self.anatomy_adapter is None or (organs is None and not (placed and any(per_image))):
             blend = replace(blend, adapter=0.0)
-        guidance = self._guidance(use, guidance, blend.adapter)
+        guidance = self._guidance(use, guidance, placed)
         engine = build_solver(use.solver, self.scheduler, steps)
         device = device_of(self.unet)
 
-        # 2. Prompts, each encoded once: the X-ray's own, and one per finding.
+        # 2. Prompts, encoded at once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
-        findings = self._encode_findings(wanted, binary=two_pass)
-        denoise = self._denoiser(prompts_per_image(prompt, per_image), organs, findings, blend.adapter, quality)
+        prompts = prompts_per_image(prompt, per_image)
+        embeds = self._embed([*prompts, *(one.finding.value for own in per_image for one in own)])
+        findings = self._place_findings(wanted, embeds, binary=two_pass)
+        own_prompts = torch.stack([embeds[one] for one in prompts])  # (B, L, d)
+        denoise = self._denoiser(own_prompts, organs, findings, blend.adapter, quality)
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
         renew = eta > 0

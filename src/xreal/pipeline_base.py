@@ -189,25 +189,31 @@ class SteeredPipeline(DiffusionPipeline):
 
         return Walk(solver, denoise, noise, eta, self.progress_bar, end_step)
 
+    def _embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode all distinct prompts in one call: prompt -> (L, d)."""
+        distinct = list(dict.fromkeys(prompts))
+        embeds = encode_prompts(self.tokenizer, self.text_encoder, distinct, device_of(self.unet))
+        return dict(zip(distinct, embeds, strict=True))
+
     def _denoiser(
         self,
-        prompts: list[str],
+        embeds: Tensor,
         organs: Tensor | None,
         findings: LatentLesions | None,
         adapter: float,
         quality: Quality = "default",
     ) -> Denoiser:
-        """Bind the U-Net to B prompts and, where the model is told of them, to organs (B, H, W) and lesions."""
-        device, batch = device_of(self.unet), len(prompts)
-        distinct = list(dict.fromkeys(prompts))
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, distinct, device)
-        embeds = embeds[[distinct.index(prompt) for prompt in prompts]]  # (B, L, d)
+        """Bind the U-Net to prompts (B, L, d) and, where it is told of them, to organs (B, H, W) and lesions.
+
+        ``adapter`` is its strength; 0 where there is none, or neither organs nor lesions that it knows.
+        """
+        device, batch = device_of(self.unet), len(embeds)
         network: Any = self.network("unet", quality)
         if self.controlnet is not None:
             network = ControlledUNet(self.unet, self.controlnet)
         if organs is not None and sees_organs(network):
             return Denoiser(network, embeds, organs.to(device))
-        if adapter == 0 or (organs is None and not self._tells_places(adapter)):
+        if adapter == 0:
             return Denoiser(network, embeds)
         if organs is None:
             organs = torch.zeros(batch, self.image_size, self.image_size, dtype=torch.uint8)
@@ -223,10 +229,10 @@ class SteeredPipeline(DiffusionPipeline):
         """Return whether the U-Net is told where findings are, by an adapter of that strength."""
         return adapter > 0 and self.anatomy_adapter is not None and knows_lesions(self.anatomy_adapter)
 
-    def _guidance(self, use: Settings, asked: float | None, adapter: float) -> float:
+    @staticmethod
+    def _guidance(use: Settings, asked: float | None, placed: bool) -> float:
         """Return what is asked for or, where nothing is, less if the U-Net is told places than if by prompts alone."""
-        placed = use.mode == "regional" and self._tells_places(adapter)
-        return PLACED_GUIDANCE if asked is None and placed else use.guidance
+        return PLACED_GUIDANCE if asked is None and placed and use.mode == "regional" else use.guidance
 
     def _fade(self, mask: np.ndarray) -> np.ndarray:
         return fade(mask, FADE_LATENTS * downsampling(self.vae))
@@ -238,16 +244,20 @@ class SteeredPipeline(DiffusionPipeline):
             soft = np.maximum(soft, self._fade(lesion.mask))
         return soft
 
-    def _encode_findings(
-        self, per_image: list[list[tuple[Finding, np.ndarray, float]]], binary: bool
+    def _place_findings(
+        self, per_image: list[list[tuple[Finding, np.ndarray, float]]], embeds: dict[str, Tensor], binary: bool
     ) -> LatentLesions | None:
-        """Encode per image its findings, each with mask (S, S) and guidance; ``binary``: masks as the authors' are."""
+        """Bring per image its findings, each with mask (S, S) and guidance, to the latent grid.
+
+        Args:
+            per_image: finding, mask and guidance of each.
+            embeds: of ``_embed``, the findings' names among them.
+            binary: masks as the authors' are.
+        """
         wanted = [one for own in per_image for one in own]
         if not wanted:
             return None
         device = device_of(self.unet)
-        prompts = sorted({finding.value for finding, _, _ in wanted})
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, prompts, device)
         hard = [binary or finding is Finding.NO_FINDING for finding, _, _ in wanted]
         faded = [mask if kept else self._fade(mask) for (_, mask, _), kept in zip(wanted, hard, strict=True)]
         masks, weights = (
@@ -256,7 +266,7 @@ class SteeredPipeline(DiffusionPipeline):
         )
         scales = torch.tensor([scale for _, _, scale in wanted], device=device)
         return LatentLesions(
-            embeds=embeds[[prompts.index(finding.value) for finding, _, _ in wanted]],
+            embeds=torch.stack([embeds[finding.value] for finding, _, _ in wanted]),
             masks=masks,
             weights=weights,
             scales=scales,

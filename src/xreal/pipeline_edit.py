@@ -78,7 +78,7 @@ class EditingPipeline(SteeredPipeline):
         if not 0 <= strength <= 1:  # NaN fails too
             raise InputError(f"strength is {strength}; expected 0 (no change) to 1")
         use = check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
-        guidance = self._guidance(use, guidance, self.default_blend("regional").adapter)
+        guidance = self._guidance(use, guidance, self._tells_places(self.default_blend("regional").adapter))
         seeds = [int(seed) for seed in seeds]
         engine = build_solver(solver, self.scheduler, steps)
         image, size = np.asarray(image), int(self.image_size)
@@ -134,13 +134,16 @@ class EditingPipeline(SteeredPipeline):
         wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
         if plan.remove.any():
             wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
-        findings = self._encode_findings([wanted] * len(seeds), binary=False)
+        embeds = self._embed([prompt, *(finding.value for finding, _, _ in wanted)])
+        findings = self._place_findings([wanted] * len(seeds), embeds, binary=False)
         start = steps - round(strength * steps)
         adapter = self.default_blend("regional").adapter
         organs = None
         if adapter > 0 and self.segmenter is not None:  # hearts and diaphragms stay where they are
             organs = torch.from_numpy(segment(self.network("segmenter"), square)).repeat(len(seeds), 1, 1)  # (B, S, S)
-        denoise = self._denoiser([prompt] * len(seeds), organs, findings, adapter)
+        elif not self._tells_places(adapter):
+            adapter = 0.0
+        denoise = self._denoiser(embeds[prompt].repeat(len(seeds), 1, 1), organs, findings, adapter)
         walk = self._walk(engine, denoise, noise, 0.0, callback)
         _, latents = walk.side_by_side(keep, findings, start, steps)
         before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)

@@ -45,14 +45,24 @@ def ill(seed: int) -> Sample:
     return Sample(image, chest.organ_mask, f"{seed}", findings=(Finding.PNEUMONIA,), boxes=boxes)
 
 
+def healthy(seed: int) -> Sample:
+    """A phantom of no known view."""
+    chest = phantom(seed, SIZE)
+    image = np.rint(255 * chest.image).astype(np.uint8)
+    return Sample(image, chest.organ_mask, f"{seed}", findings=(Finding.NO_FINDING,))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("places")
-    write_shard(folder / "train-00000.parquet", [ill(seed) for seed in range(FEWEST_BOXES)])
+    write_shard(folder / "train-00000.parquet", [*map(ill, range(FEWEST_BOXES)), *map(healthy, range(400, 420))])
     without = replace(ill(200), boxes=())
     heart = replace(ill(201), boxes=(Box(Finding.CARDIOMEGALY, 20, 30, 20, 20),))
     unmasked = replace(ill(202), organ_mask=None)
-    write_shard(folder / "val-00000.parquet", [*(ill(seed) for seed in range(100, 120)), without, heart, unmasked])
+    lungless = replace(ill(203), organ_mask=np.zeros((SIZE, SIZE), np.uint8))
+    odd = [without, heart, unmasked, lungless]
+    write_shard(folder / "val-00000.parquet", [*map(ill, range(100, 120)), *odd, *map(healthy, range(420, 430))])
+    write_shard(folder / "test-00000.parquet", [*map(ill, range(FEWEST_BOXES))])
     return folder
 
 
@@ -65,7 +75,7 @@ def test_windows_show_the_place_in_its_middle() -> None:
     image = np.zeros((2, 64, 64), np.float32)
     image[0, 10:20, 40:60] = 1
     image[1, 0:8, 0:8] = 1
-    windows = look_at_places(image, np.array([[40, 10, 20, 10], [0, 0, 8, 8]]))
+    windows = look_at_places(image, np.array([[40, 10, 60, 20], [0, 0, 8, 8]]))
     assert windows.shape == (2, 128, 128)
     rows, columns = np.nonzero(windows[0] > 0.5)
     side = 128 / 1.4  # of the place's longer side
@@ -74,10 +84,10 @@ def test_windows_show_the_place_in_its_middle() -> None:
     assert windows[1, 0, 0] == 1  # beyond the image, its edge
 
 
-def test_boxes_are_collected_once_beside_other_places_of_their_lungs(data: Path) -> None:
+def test_boxes_are_collected_once_beside_the_same_places_of_healthy_lungs(data: Path) -> None:
     windows, truth = real_places(PreparedDataset([data], "val"))
-    assert (truth > 0).sum() == 20  # two findings in one box; none of those without a box, of the heart, without mask
-    assert 20 < (truth < 0).sum() <= 40
+    assert (truth > 0).sum() == 20  # two findings in one box; none of those without box, mask or lungs, or of the heart
+    assert (truth < 0).sum() == 60
     assert windows.shape == (len(truth), 128, 128)
     bright = windows[:, 32:96, 32:96].mean((1, 2))
     assert np.median(bright[truth > 0]) > np.median(bright[truth < 0]) + 0.1
@@ -85,7 +95,7 @@ def test_boxes_are_collected_once_beside_other_places_of_their_lungs(data: Path)
     np.testing.assert_array_equal(windows, again)
 
 
-def test_real_opacities_are_told_from_other_places(judge: PlaceJudge, data: Path) -> None:
+def test_real_opacities_are_told_from_healthy_places(judge: PlaceJudge, data: Path) -> None:
     axis = places_axis(judge, PreparedDataset([data], "val"))
     assert axis["auroc in place"]["value"] > 0.95
     assert axis["auroc in place"]["n"] == 20
@@ -115,3 +125,30 @@ def test_a_visible_lesion_is_told_from_its_twin_and_none_is_not(judge: PlaceJudg
 def test_too_few_boxes_are_refused(data: Path) -> None:
     with pytest.raises(DataError, match="20 boxes of opacities in X-rays with organ masks are too few to learn from"):
         learn_places(Brightness(), PreparedDataset([data], "val"))
+
+
+def test_without_healthy_x_rays_nothing_is_learnt(data: Path) -> None:
+    with pytest.raises(DataError, match="no healthy X-ray with an organ mask"):
+        learn_places(Brightness(), PreparedDataset([data], "test"))
+
+
+def test_a_healthy_place_is_the_same_share_of_the_lungs_and_of_the_same_view(tmp_path: Path) -> None:
+    def chest(name: str, left: int, value: int, view: str, *findings: Finding, boxes: tuple[Box, ...] = ()) -> Sample:
+        organs, image = np.zeros((2, SIZE, SIZE), np.uint8)
+        organs[10:50, left : left + 20], organs[10:50, left + 20 : left + 40] = Organ.RIGHT_LUNG, Organ.LEFT_LUNG
+        image[20:30, left + 5 : left + 15] = value
+        return Sample(image, organs, name, findings=findings, view_position=view, boxes=boxes)
+
+    box = Box(Finding.PNEUMONIA, 5, 20, 10, 10)
+    write_shard(
+        tmp_path / "train-00000.parquet",
+        [
+            chest("ill", 0, 255, "AP", Finding.PNEUMONIA, boxes=(box,)),
+            chest("alike", 20, 100, "AP", Finding.NO_FINDING),
+            chest("other view", 20, 200, "PA", Finding.NO_FINDING),
+            chest("other finding", 20, 50, "AP", Finding.EDEMA),
+        ],
+    )
+    windows, truth = real_places(PreparedDataset([tmp_path], "train"))
+    assert truth.tolist() == [1, -1]
+    np.testing.assert_allclose(windows[:, 40:88, 40:88].mean((1, 2)), [1, 100 / 255], atol=1e-6)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xreal.errors import InputError, MaskError
-from xreal.masks.areas import box, fade, feather, polygon, resize_lesion_mask
+from xreal.masks.areas import box, extent, fade, feather, polygon, resize_lesion_mask
 from xreal.masks.lesions import parse_lesion
 
 HEIGHT, WIDTH = 80, 100
@@ -25,6 +25,7 @@ def test_polygon_of_a_boxs_corners_is_the_box(data: st.DataObject) -> None:
     found = parse_lesion(f"Mass=polygon:{x0},{y0},{x1},{y0},{x1},{y1},{x0},{y1}", HEIGHT, WIDTH)
     np.testing.assert_array_equal(found.mask, expected)
     assert expected.sum() == (x1 - x0) * (y1 - y0)
+    assert extent(expected) == (x0, y0, x1, y1)
 
 
 def test_ellipse_has_its_area_extent_and_symmetry() -> None:

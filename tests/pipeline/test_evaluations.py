@@ -55,3 +55,17 @@ def test_the_reference_costs_300_in_200_calls(
     count: Count, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:
     assert count(organ_mask, [lesion_in()], [1], quality="reference") == (200, 300)
+
+
+def test_all_prompts_are_encoded_in_one_call(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    calls: list[int] = []
+    encoder = tiny_pipeline.text_encoder
+    handle = encoder.register_forward_pre_hook(lambda network, inputs: calls.append(len(inputs[0])))
+    try:
+        one = lesion_in()
+        tiny_pipeline(organ_mask, [[one, one], [], []], [1, 2, 3], prompt="AP view")
+    finally:
+        handle.remove()
+    assert calls == [2]  # the X-ray's own, and the finding's

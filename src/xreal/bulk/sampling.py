@@ -12,6 +12,7 @@ import numpy as np
 from xreal.bulk.plan import Anatomies, Places, Plan
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError, InputError, MaskError
+from xreal.masks.areas import extent
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import OrganMask, read_organ_mask, resize_organ_mask
 from xreal.masks.shapes import sample_organ_mask
@@ -141,7 +142,7 @@ def _place_ellipse(generator: np.random.Generator, organ_mask: OrganMask, places
 
 def _place_boxes(generator: np.random.Generator, organ_mask: OrganMask, sets: Sequence[Any]) -> np.ndarray:
     """Return the boxes of one real image, moved and scaled as the lungs differ."""
-    x0, y0, x1, y1 = _extent(_organ(organ_mask, _LUNGS))
+    x0, y0, x1, y1 = extent(_organ(organ_mask, _LUNGS))
     mask = np.zeros(organ_mask.shape, bool)
     for _ in range(_TRIES):
         for box in sets[int(generator.integers(len(sets)))]:
@@ -151,12 +152,6 @@ def _place_boxes(generator: np.random.Generator, organ_mask: OrganMask, sets: Se
         if mask.any():
             return mask
     raise DataError("boxes of real lesions lie outside this chest; leave them out of the plan")
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom, the last two exclusive."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def list_masks(anatomies: Anatomies) -> list[Path]:
@@ -217,7 +212,7 @@ def read_boxes(folders: Iterable[str]) -> dict[str, list[list[list[float]]]]:
         sample = dataset[index]
         if sample.organ_mask is None or not all((sample.organ_mask == lung).any() for lung in _LUNGS):
             continue
-        x0, y0, x1, y1 = _extent(np.isin(sample.organ_mask, _LUNGS))
+        x0, y0, x1, y1 = extent(np.isin(sample.organ_mask, _LUNGS))
         own: dict[str, list[list[float]]] = {}
         for box in sample.boxes:
             across = ((edge - x0) / (x1 - x0) for edge in (box.x, box.x + box.width))

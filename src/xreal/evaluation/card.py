@@ -32,6 +32,7 @@ from xreal.evaluation.privacy import NearestImages, copy_summary
 from xreal.evaluation.radiomics import radiomics_features, radiomics_scores
 from xreal.evaluation.spectrum import spectrum_distance
 from xreal.evaluation.utility import Utility, classifier_utility, segmenter_utility
+from xreal.masks.areas import extent
 from xreal.vocabulary import Finding
 
 __all__ = [
@@ -215,7 +216,7 @@ def pathology_axes(judges: Judges, cases: Cases, places: PlaceJudge | None = Non
             per_finding[finding.value]["auroc"] = number(value, answer["n"], low, high)
     axis = _means(scores)
     if places is not None:
-        boxes = np.stack([_extent(mask) for mask in cases.lesion_masks])
+        boxes = np.array([extent(mask) for mask in cases.lesion_masks])
         after, before = (places(images, boxes) for images in (cases.images, cases.healthy))
         axis["auroc in place"] = number(*_auroc(after, before))
         for name, own in per_finding.items():
@@ -241,12 +242,6 @@ def places_axis(places: PlaceJudge, data: PreparedDataset) -> Axis:
 def _auroc(positive: np.ndarray, negative: np.ndarray, paired: bool = True) -> tuple[float, int, float, float]:
     value, low, high = auroc_and_interval(positive, negative, paired=paired)
     return value, len(positive), low, high
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return x, y, width and height of what a mask covers."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
 
 def privacy_axis(nearest: NearestImages, held_out: NearestImages) -> tuple[Axis, dict[str, Any]]:

@@ -1,12 +1,12 @@
 """Is there an opacity in this place? Asked of a classifier of places, learnt from the boxes of real X-rays.
 
 A classifier of whole X-rays hardly answers to one small opacity among all that X-rays differ by. Whoever looks at the
-place sees it: boxes that radiologists drew are told from other places of the same lungs.
+place sees it: boxes that radiologists drew are told from the same places of healthy lungs. Other places of the same
+lungs would not do: such a classifier learns where opacities lie, and hardly tells a lesion from what was there before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError
 from xreal.evaluation.detection import discriminant
 from xreal.evaluation.judges import Extractor
+from xreal.masks.areas import extent
 from xreal.vocabulary import Finding, Organ
 
 __all__ = ["FEWEST_BOXES", "PlaceJudge", "learn_places", "look_at_places", "real_places"]
@@ -36,11 +37,9 @@ _OPACITIES = (
     Finding.PLEURAL_EFFUSION,
     Finding.PNEUMONIA,
 )
-_LUNGS = (Organ.LEFT_LUNG, Organ.RIGHT_LUNG)
 _CONTEXT = 1.4  # side of what is looked at ÷ longer side of the place
 _SIDE = 128  # pixels of what is looked at
-_OTHERS, _TRIES = 2, 200  # other places per image
-_ON_LUNG, _IN_BOX = 0.6, 0.05  # of another place, at least and at most
+_OTHERS = 3  # healthy X-rays per X-ray with boxes
 
 
 def look_at_places(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -48,16 +47,17 @@ def look_at_places(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
     Args:
         images: (N, H, W) float32 in [0, 1].
-        boxes: (N, 4), x, y, width and height in pixels.
+        boxes: (N, 4), x0, y0, x1 and y1 in pixels, the last two exclusive.
 
     Returns:
         (N, 128, 128) float32; beyond the image, its edge.
     """
     height, width = images.shape[1:]
-    sides = _CONTEXT * boxes[:, 2:].max(1, keepdims=True)
+    sides = _CONTEXT * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     steps = (np.arange(_SIDE) + 0.5) / _SIDE - 0.5
-    across = 2 * (boxes[:, :1] + boxes[:, 2:3] / 2 + sides * steps) / width - 1  # (N, 128), −1 to 1 over the image
-    down = 2 * (boxes[:, 1:2] + boxes[:, 3:] / 2 + sides * steps) / height - 1
+    across = 2 * (middle[:, :1] + sides * steps) / width - 1  # (N, 128), −1 to 1 over the image
+    down = 2 * (middle[:, 1:] + sides * steps) / height - 1
     shape = (len(boxes), _SIDE, _SIDE)
     grid = np.stack([np.broadcast_to(across[:, None], shape), np.broadcast_to(down[:, :, None], shape)], -1)
     windows = F.grid_sample(
@@ -91,15 +91,15 @@ class PlaceJudge:
 
 
 def learn_places(encode: Extractor, data: PreparedDataset, seed: int = 0) -> PlaceJudge:
-    """Learn what tells the boxes of opacities from other places of the same lungs.
+    """Learn what tells the boxes of opacities from the same places of healthy lungs.
 
     Args:
         encode: features of windows.
-        data: X-rays with boxes and organ masks.
-        seed: of the other places.
+        data: X-rays with boxes, healthy ones, and organ masks of both.
+        seed: of the choice among the healthy.
 
     Raises:
-        DataError: fewer than 50 boxes.
+        DataError: fewer than 50 boxes, or no healthy X-ray.
     """
     windows, truth = real_places(data, seed)
     if (count := int((truth > 0).sum())) < FEWEST_BOXES:
@@ -107,46 +107,50 @@ def learn_places(encode: Extractor, data: PreparedDataset, seed: int = 0) -> Pla
             f"{count} boxes of opacities in X-rays with organ masks are too few to learn from; "
             f"{FEWEST_BOXES} are needed"
         )
+    if count == len(truth):
+        raise DataError("no healthy X-ray with an organ mask to tell boxes from; add some labelled No Finding")
     return PlaceJudge(encode, encode(windows), truth)
 
 
 def real_places(data: PreparedDataset, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Collect the boxes of opacities and, in the same lungs, two other places of the same sizes.
+    """Collect the boxes of opacities and, for each, the same place in the lungs of healthy X-rays.
+
+    The healthy ones are of the same view where there are such.
+
+    Args:
+        data: X-rays with boxes, healthy ones, and organ masks of both.
+        seed: of the choice among the healthy.
 
     Returns:
         Windows (M, 128, 128) float32 in [0, 1], and 1 or −1 of each, (M,).
     """
     rng = np.random.default_rng(seed)
-    masked = set(data.with_organ_mask())
+    masked, views = data.with_organ_mask(), [view for view, _, _ in data.demographics]
+    findings, boxed = data.findings, data.box_findings
+    healthy = [i for i in masked if findings[i] == (Finding.NO_FINDING,) and not boxed[i]]
     windows, truth = [np.zeros((0, _SIDE, _SIDE), np.float32)], [np.zeros(0)]
-    for index in (i for i, names in enumerate(data.box_findings) if i in masked and set(names) & set(_OPACITIES)):
+    for index in (i for i in masked if set(boxed[i]) & set(_OPACITIES)):
+        alike = [i for i in healthy if views[i] == views[index]] or healthy
         sample = data[index]
-        own = {_corners(box) for box in sample.boxes if box.finding in _OPACITIES}
-        places = [*sorted(own), *_other_places(sample, sorted(own), rng)]
-        image = np.repeat(sample.image[None].astype(np.float32) / 255, len(places), 0)
-        windows.append(look_at_places(image, np.array(places)))
-        truth.append(np.where(np.arange(len(places)) < len(own), 1.0, -1.0))
+        boxes = np.unique([_corners(box) for box in sample.boxes if box.finding in _OPACITIES], axis=0)
+        others = [data[int(i)] for i in rng.choice(alike, min(_OTHERS, len(alike)), replace=False)] if alike else []
+        for one in (one for one in (sample, *others) if _lungs(sample).any() and _lungs(one).any()):
+            image = one.image[None].astype(np.float32) / 255
+            windows.append(look_at_places(np.repeat(image, len(boxes), 0), _carried(boxes, sample, one)))
+            truth.append(np.full(len(boxes), 1.0 if one is sample else -1.0))
     return np.concatenate(windows), np.concatenate(truth)
 
 
 def _corners(box: Box) -> tuple[float, float, float, float]:
-    return box.x, box.y, box.width, box.height
+    return box.x, box.y, box.x + box.width, box.y + box.height
 
 
-def _other_places(
-    sample: Sample, own: list[tuple[float, float, float, float]], rng: np.random.Generator
-) -> Iterator[tuple[float, float, float, float]]:
-    """Draw places in the lungs that have the size of one of the boxes and lie beside all of them."""
-    lungs, boxed = np.isin(np.asarray(sample.organ_mask), _LUNGS), sample.box_mask > 0
-    rows, columns = np.nonzero(lungs)
-    found = 0
-    for _ in range(_TRIES if len(rows) else 0):
-        _, _, width, height = own[rng.integers(len(own))]
-        pick = rng.integers(len(rows))
-        x, y = columns[pick] - width / 2, rows[pick] - height / 2
-        part = (slice(max(0, round(y)), max(0, round(y + height))), slice(max(0, round(x)), max(0, round(x + width))))
-        if lungs[part].mean() >= _ON_LUNG and boxed[part].mean() <= _IN_BOX:
-            yield x, y, width, height
-            found += 1
-        if found == _OTHERS:
-            return
+def _lungs(sample: Sample) -> np.ndarray:
+    return np.isin(np.asarray(sample.organ_mask), (Organ.LEFT_LUNG, Organ.RIGHT_LUNG))
+
+
+def _carried(boxes: np.ndarray, sample: Sample, other: Sample) -> np.ndarray:
+    """Move boxes (N, 4) to where they lie in another X-ray, by the extent of both lungs."""
+    here, there = (np.array(extent(_lungs(one))).reshape(2, 2) for one in (sample, other))
+    share = (boxes.reshape(-1, 2, 2) - here[0]) / (here[1] - here[0])
+    return (there[0] + share * (there[1] - there[0])).reshape(-1, 4)

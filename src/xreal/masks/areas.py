@@ -21,6 +21,7 @@ __all__ = [
     "box",
     "check_lesion_mask",
     "ellipse",
+    "extent",
     "fade",
     "feather",
     "polygon",
@@ -106,6 +107,12 @@ def _with_area(mask: LesionMask, shape: str) -> LesionMask:
     if not mask.any():
         raise MaskError(f"{shape} has no area: it holds no pixel's centre. Make it larger.")
     return mask
+
+
+def extent(mask: npt.NDArray[Any]) -> tuple[int, int, int, int]:
+    """Return x0, y0, x1 and y1 of the smallest box around what is not zero, x1 and y1 exclusive; some of it must be."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def feather(mask: npt.NDArray[Any], radius: float) -> LesionMask:
