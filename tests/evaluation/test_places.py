@@ -85,20 +85,22 @@ def test_windows_show_the_place_in_its_middle() -> None:
 
 
 def test_boxes_are_collected_once_beside_the_same_places_of_healthy_lungs(data: Path) -> None:
-    windows, truth = real_places(PreparedDataset([data], "val"))
+    windows, truth, brighter = real_places(PreparedDataset([data], "val"))
     assert (truth > 0).sum() == 20  # two findings in one box; none of those without box, mask or lungs, or of the heart
     assert (truth < 0).sum() == 60
     assert windows.shape == (len(truth), 128, 128)
     bright = windows[:, 32:96, 32:96].mean((1, 2))
     assert np.median(bright[truth > 0]) > np.median(bright[truth < 0]) + 0.1
-    again, _ = real_places(PreparedDataset([data], "val"))
-    np.testing.assert_array_equal(windows, again)
+    assert brighter.shape == (20,)
+    assert 0.08 < brighter.mean() < 0.25  # 0.3 in the middle of each, fading out
+    np.testing.assert_array_equal(windows, real_places(PreparedDataset([data], "val")).windows)
 
 
 def test_real_opacities_are_told_from_healthy_places(judge: PlaceJudge, data: Path) -> None:
     axis = places_axis(judge, PreparedDataset([data], "val"))
     assert axis["auroc in place"]["value"] > 0.95
-    assert axis["auroc in place"]["n"] == 20
+    assert axis["auroc in place"]["n"] == axis["brighter"]["n"] == 20
+    assert axis["brighter"]["low"] > 0.08
 
 
 def test_a_visible_lesion_is_told_from_its_twin_and_none_is_not(judge: PlaceJudge) -> None:
@@ -149,6 +151,8 @@ def test_a_healthy_place_is_the_same_share_of_the_lungs_and_of_the_same_view(tmp
             chest("other finding", 20, 50, "AP", Finding.EDEMA),
         ],
     )
-    windows, truth = real_places(PreparedDataset([tmp_path], "train"))
+    windows, truth, brighter = real_places(PreparedDataset([tmp_path], "train"))
     assert truth.tolist() == [1, -1]
+    # The lungs beside the box are black; those without a box include the 100.
+    assert brighter == pytest.approx([1 - (100 / 255) * (1 - 100 / 1600)])
     np.testing.assert_allclose(windows[:, 40:88, 40:88].mean((1, 2)), [1, 100 / 255], atol=1e-6)

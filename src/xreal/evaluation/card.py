@@ -226,17 +226,21 @@ def pathology_axes(judges: Judges, cases: Cases, places: PlaceJudge | None = Non
 
 
 def places_axis(places: PlaceJudge, data: PreparedDataset) -> Axis:
-    """Ask the judge of places about real X-rays that it has not seen: what perfect lesions could reach.
+    """Ask about real opacities that the judge of places has not seen: what perfect lesions could reach.
 
     Args:
         places: the judge.
         data: with boxes; fewer than ten give nothing.
+
+    Returns:
+        "auroc in place" of boxes against the same places of healthy lungs, and by how much they are "brighter".
     """
-    windows, truth = real_places(data)
+    windows, truth, brighter = real_places(data)
     if min(boxed := int((truth > 0).sum()), len(truth) - boxed) < _FEWEST_REAL_PLACES:
         return {}
     said = discriminant(places.features, places.truth, places.encode(windows))
-    return {"auroc in place": number(*_auroc(said[truth > 0], said[truth < 0], paired=False))}
+    auroc = number(*_auroc(said[truth > 0], said[truth < 0], paired=False))
+    return {"auroc in place": auroc} | _means({"brighter": brighter})
 
 
 def _auroc(positive: np.ndarray, negative: np.ndarray, paired: bool = True) -> tuple[float, int, float, float]:

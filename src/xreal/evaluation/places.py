@@ -8,6 +8,7 @@ lungs would not do: such a classifier learns where opacities lie, and hardly tel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from xreal.evaluation.judges import Extractor
 from xreal.masks.areas import extent
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["FEWEST_BOXES", "PlaceJudge", "learn_places", "look_at_places", "real_places"]
+__all__ = ["FEWEST_BOXES", "PlaceJudge", "RealPlaces", "learn_places", "look_at_places", "real_places"]
 
 FEWEST_BOXES = 50
 """Boxes below which a classifier of places is not trained."""
@@ -101,7 +102,7 @@ def learn_places(encode: Extractor, data: PreparedDataset, seed: int = 0) -> Pla
     Raises:
         DataError: fewer than 50 boxes, or no healthy X-ray.
     """
-    windows, truth = real_places(data, seed)
+    windows, truth, _ = real_places(data, seed)
     if (count := int((truth > 0).sum())) < FEWEST_BOXES:
         raise DataError(
             f"{count} boxes of opacities in X-rays with organ masks are too few to learn from; "
@@ -112,7 +113,22 @@ def learn_places(encode: Extractor, data: PreparedDataset, seed: int = 0) -> Pla
     return PlaceJudge(encode, encode(windows), truth)
 
 
-def real_places(data: PreparedDataset, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+class RealPlaces(NamedTuple):
+    """Places of real X-rays: K boxes of opacities, and the same places of healthy lungs.
+
+    Attributes:
+        windows: (M, 128, 128) float32 in [0, 1].
+        truth: 1 for a box and −1 for a healthy place, (M,).
+        brighter: by how much each box is brighter than the same place of healthy lungs, of white, (K,): its grey less
+            that of the lungs beside boxes, as X-rays differ in exposure. NaN without healthy X-rays.
+    """
+
+    windows: np.ndarray
+    truth: np.ndarray
+    brighter: np.ndarray
+
+
+def real_places(data: PreparedDataset, seed: int = 0) -> RealPlaces:
     """Collect the boxes of opacities and, for each, the same place in the lungs of healthy X-rays.
 
     The healthy ones are of the same view where there are such.
@@ -120,25 +136,38 @@ def real_places(data: PreparedDataset, seed: int = 0) -> tuple[np.ndarray, np.nd
     Args:
         data: X-rays with boxes, healthy ones, and organ masks of both.
         seed: of the choice among the healthy.
-
-    Returns:
-        Windows (M, 128, 128) float32 in [0, 1], and 1 or −1 of each, (M,).
     """
     rng = np.random.default_rng(seed)
     masked, views = data.with_organ_mask(), [view for view, _, _ in data.demographics]
     findings, boxed = data.findings, data.box_findings
     healthy = [i for i in masked if findings[i] == (Finding.NO_FINDING,) and not boxed[i]]
-    windows, truth = [np.zeros((0, _SIDE, _SIDE), np.float32)], [np.zeros(0)]
+    windows, truth, brighter = [np.zeros((0, _SIDE, _SIDE), np.float32)], [np.zeros(0)], [np.zeros(0)]
     for index in (i for i in masked if set(boxed[i]) & set(_OPACITIES)):
-        alike = [i for i in healthy if views[i] == views[index]] or healthy
         sample = data[index]
-        boxes = np.unique([_corners(box) for box in sample.boxes if box.finding in _OPACITIES], axis=0)
+        if not _lungs(sample).any():
+            continue
+        alike = [i for i in healthy if views[i] == views[index]] or healthy
         others = [data[int(i)] for i in rng.choice(alike, min(_OTHERS, len(alike)), replace=False)] if alike else []
-        for one in (one for one in (sample, *others) if _lungs(sample).any() and _lungs(one).any()):
-            image = one.image[None].astype(np.float32) / 255
-            windows.append(look_at_places(np.repeat(image, len(boxes), 0), _carried(boxes, sample, one)))
-            truth.append(np.full(len(boxes), 1.0 if one is sample else -1.0))
-    return np.concatenate(windows), np.concatenate(truth)
+        boxes = np.unique([_corners(box) for box in sample.boxes if box.finding in _OPACITIES], axis=0)
+        places = [(one, _carried(boxes, sample, one)) for one in (sample, *others) if _lungs(one).any()]
+        windows += [look_at_places(np.repeat(_grey(one)[None], len(boxes), 0), there) for one, there in places]
+        truth += [np.full(len(boxes), 1.0 if one is sample else -1.0) for one, _ in places]
+        contrast = np.stack([_contrast(one, there) for one, there in places])
+        brighter.append(contrast[0] - contrast[1:].mean(0) if len(places) > 1 else np.full(len(boxes), np.nan))
+    return RealPlaces(np.concatenate(windows), np.concatenate(truth), np.concatenate(brighter))
+
+
+def _grey(sample: Sample) -> np.ndarray:
+    grey: np.ndarray = sample.image.astype(np.float32) / 255
+    return grey
+
+
+def _contrast(sample: Sample, boxes: np.ndarray) -> np.ndarray:
+    """Return the mean grey of each box less that of the lungs outside the X-ray's own boxes, (N,)."""
+    image, beside = _grey(sample), _lungs(sample) & (sample.box_mask == 0)
+    corners = np.rint(boxes).astype(int).clip(0, image.shape[0])
+    means = [image[y0:y1, x0:x1].mean() if x1 > x0 and y1 > y0 else np.nan for x0, y0, x1, y1 in corners]
+    return np.array(means) - (image[beside].mean() if beside.any() else np.nan)
 
 
 def _corners(box: Box) -> tuple[float, float, float, float]:
