@@ -47,6 +47,7 @@ class Settings:
         eta: DDIM's η.
         guidance: w, how strongly findings are drawn by their prompt alone.
         texture: how much of it is added after decoding, 0 to 2.
+        prompt_guidance: how strongly the X-ray's own prompt is drawn, 1 as it is.
     """
 
     mode: Mode
@@ -55,6 +56,7 @@ class Settings:
     eta: float
     guidance: float = 9.0
     texture: float = 1.0
+    prompt_guidance: float = 2.0
 
 
 # Points of the curve in docs/speed.md; "reference" is the authors' procedure. Its guidance draws Pneumonia fainter than
@@ -62,7 +64,7 @@ class Settings:
 _QUALITIES = {
     "draft": Settings("regional", "dpm++", 4, 0.0),
     "default": Settings("regional", "dpm++", 6, 0.0),
-    "reference": Settings("two-pass", "ddim", 100, 1.0, guidance=7.0, texture=0.0),
+    "reference": Settings("two-pass", "ddim", 100, 1.0, guidance=7.0, texture=0.0, prompt_guidance=1.0),
 }
 
 
@@ -96,6 +98,7 @@ def check_settings(
     lesion_start: float = 0.1,
     lesion_until: float = 1.0,
     texture: float | None = None,
+    prompt_guidance: float | None = None,
 ) -> Settings:
     """Check the settings of a call without a model; arguments as in ``XRealPipeline.__call__``.
 
@@ -117,6 +120,7 @@ def check_settings(
     steps = chosen.steps if steps is None else steps
     texture = chosen.texture if texture is None else texture
     guidance = chosen.guidance if guidance is None else guidance
+    prompt_guidance = chosen.prompt_guidance if prompt_guidance is None else prompt_guidance
     eta = (chosen.eta if solver == "ddim" else 0.0) if eta is None else eta
     if solver not in SOLVERS:
         raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
@@ -126,8 +130,9 @@ def check_settings(
         raise InputError("no seeds; give one per image")
     if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
         raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
-    if not 0 <= guidance < float("inf"):
-        raise InputError(f"guidance is {guidance}; expected a number ≥ 0")
+    for name, scale in (("guidance", guidance), ("prompt_guidance", prompt_guidance)):
+        if not 0 <= scale < float("inf"):
+            raise InputError(f"{name} is {scale}; expected a number ≥ 0")
     for name, share in (("lesion_start", lesion_start), ("lesion_until", lesion_until)):
         if not 0 <= share <= 1:
             raise InputError(f"{name} is {share}; expected 0 to 1")
@@ -135,7 +140,7 @@ def check_settings(
         raise InputError(f"texture is {texture}; expected 0 (none) to 2, 1 as in real X-rays")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
         raise InputError(f"eta is {eta} with solver {solver}; expected 0 to 1 with ddim, 0 with any other")
-    return Settings(chosen.mode, solver, steps, eta, guidance, texture)
+    return Settings(chosen.mode, solver, steps, eta, guidance, texture, prompt_guidance)
 
 
 def lesions_per_image(

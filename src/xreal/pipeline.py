@@ -61,6 +61,7 @@ class XRealPipeline(EditingPipeline):
         lesion_until: float = 1.0,
         exact: bool = False,
         texture: float | None = None,
+        prompt_guidance: float | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> XRealPipelineOutput:
         """Draw one chest X-ray per seed.
@@ -91,6 +92,9 @@ class XRealPipeline(EditingPipeline):
             exact: take every pixel beyond the feathered lesions from the healthy twin, unchanged to the last bit.
             texture: how much of what the decoder leaves out, grain above all, is added to image and twin alike, where
                 the model knows it: 1 as in real X-rays, 0 none; default 1, for two-pass 0.
+            prompt_guidance: w of ``prompt`` against no prompt, everywhere in the X-ray and its twin, the usual
+                classifier-free guidance; 1 draws it as it is. Costs a network call for each of them and step; default
+                2, for two-pass 1.
             callback_on_step_end: called after each step as in diffusers: pipeline, number of the step (two-pass counts
                 on), timestep, ``{"latents": ...}``: (B, c, h, w), with lesions in regional mode (2B, c, h, w), healthy
                 twins first. It may return such a dictionary, with other latents, and raise to stop.
@@ -100,7 +104,9 @@ class XRealPipeline(EditingPipeline):
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
-        use = check_settings(seeds, quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture)
+        use = check_settings(
+            seeds, quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture, prompt_guidance
+        )
         two_pass, steps, eta = use.mode == "two-pass", use.steps, use.eta
         seeds = [int(seed) for seed in seeds]
         blend = anatomy or self.default_blend(use.mode)
@@ -119,10 +125,12 @@ class XRealPipeline(EditingPipeline):
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
         prompts = prompts_per_image(prompt, per_image)
-        embeds = self._embed([*prompts, *(one.finding.value for own in per_image for one in own)])
+        embeds = self._embed(["", *prompts, *(one.finding.value for own in per_image for one in own)])
         findings = self._place_findings(wanted, embeds, binary=two_pass)
         own_prompts = torch.stack([embeds[one] for one in prompts])  # (B, L, d)
         denoise = self._denoiser(own_prompts, organs, findings, blend.adapter, quality)
+        if any(prompts) and use.prompt_guidance != 1:
+            denoise = replace(denoise, guidance=use.prompt_guidance, unprompted=embeds[""])
 
         # 3. Anatomy: prior image -> reference latents, where they are kept and until which step.
         renew = eta > 0
@@ -184,6 +192,7 @@ class XRealPipeline(EditingPipeline):
                 "guidance": guidance,
                 "eta": eta,
                 "prompt": prompt,
+                "prompt_guidance": use.prompt_guidance,
                 "lesion_start": lesion_start,
                 "lesion_until": lesion_until,
                 "exact": exact,

@@ -51,6 +51,15 @@ def test_lesions_cost_twin_and_finding_from_their_first_step(
     assert count(organ_mask, [one], [1], steps=10, lesion_until=0.1) == (10, 10)
 
 
+def test_a_guided_prompt_costs_an_evaluation_of_each_track(
+    count: Count, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    assert count(organ_mask, seeds=[1, 2], prompt="AP view", steps=5) == (5, 20)
+    assert count(organ_mask, [lesion_in()], [1], prompt="AP view", steps=10) == (10, 2 + 9 * 5)
+    assert count(organ_mask, seeds=[1], prompt="AP view", steps=5, prompt_guidance=1.0) == (5, 5)
+    assert count(organ_mask, seeds=[1], steps=5, prompt_guidance=3.0) == (5, 5)  # nothing to guide
+
+
 def test_the_reference_costs_300_in_200_calls(
     count: Count, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:
@@ -68,4 +77,4 @@ def test_all_prompts_are_encoded_in_one_call(
         tiny_pipeline(organ_mask, [[one, one], [], []], [1, 2, 3], prompt="AP view")
     finally:
         handle.remove()
-    assert calls == [2]  # the X-ray's own, and the finding's
+    assert calls == [3]  # none, the X-ray's own, and the finding's

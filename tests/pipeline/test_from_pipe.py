@@ -123,14 +123,15 @@ def controller() -> AutoencoderKL:
 
 
 @every_pipeline
-def test_plain_text_to_image_is_the_pipelines_own(make: Callable[[], Any]) -> None:
-    """Same prompt, noise and DDIM steps: tokens, padding, U-Net, schedule, pixel range and grey all agree."""
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_plain_text_to_image_is_the_pipelines_own(make: Callable[[], Any], scale: float) -> None:
+    """Same prompt, noise, guidance, DDIM steps: tokens, padding, U-Net, schedule, pixel range and grey all agree."""
     pipe = quiet(make())
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     steered = quiet(XRealPipeline.from_pipe(pipe))
     noise = StepNoise([5], (4, 8, 8), CPU, fixed=True).start
-    own = pipe(["Edema"], num_inference_steps=5, guidance_scale=1.0, latents=noise, output_type="np").images
-    drawn = steered(prompt="Edema", seeds=[5], solver="ddim", steps=5).images
+    own = pipe(["Edema"], num_inference_steps=5, guidance_scale=scale, latents=noise, output_type="np").images
+    drawn = steered(prompt="Edema", seeds=[5], solver="ddim", steps=5, prompt_guidance=scale).images
     assert own.std() > 0.005
     np.testing.assert_allclose(drawn, own.mean(-1), atol=2e-5)
     assert steered.image_size == 64

@@ -24,6 +24,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"steps": -3}, "steps is -3"),
     ({"guidance": -1.0}, "guidance is -1.0; expected a number ≥ 0"),
     ({"guidance": float("nan")}, "guidance is nan"),
+    ({"prompt_guidance": -1.0}, "prompt_guidance is -1.0; expected a number ≥ 0"),
     ({"guidance": float("inf")}, "guidance is inf"),
     ({"eta": 0.5}, "eta is 0.5 with solver dpm"),
     ({"eta": 1.5, "solver": "ddim"}, "eta is 1.5"),
@@ -46,9 +47,10 @@ def test_settings_are_refused_with_and_without_a_model(
 
 def test_settings_are_those_of_the_quality_changed_where_the_caller_says() -> None:
     assert check_settings([0]) == Settings("regional", "dpm++", 6, 0.0)
-    assert check_settings([0], "reference") == Settings("two-pass", "ddim", 100, 1.0, 7.0, 0.0)
+    assert check_settings([0], "reference") == Settings("two-pass", "ddim", 100, 1.0, 7.0, 0.0, 1.0)
     assert check_settings([0], "draft", None, "unipc", 20) == Settings("regional", "unipc", 20, 0.0)
-    assert check_settings([0], "default", "two-pass", "unipc", 20) == Settings("two-pass", "unipc", 20, 0.0, 7.0, 0.0)
+    two_pass = Settings("two-pass", "unipc", 20, 0.0, 7.0, 0.0, 1.0)
+    assert check_settings([0], "default", "two-pass", "unipc", 20) == two_pass
     assert check_settings([0], mode="regional", solver="ddim") == Settings("regional", "ddim", 6, 0.0)
 
 

@@ -73,6 +73,7 @@ def test_qualities_and_modes_set_what_is_not_given(
         "guidance": 9.0 if mode == "regional" else 7.0,
         "eta": eta,
         "prompt": "",
+        "prompt_guidance": 2.0 if mode == "regional" else 1.0,
         "lesion_start": 0.1,
         "lesion_until": 1.0,
         "exact": False,
@@ -97,6 +98,7 @@ def test_recorded_settings_draw_the_same_again(
     tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
 ) -> None:
     given = {"solver": "ddim", "steps": 3, "guidance": 2.0, "eta": 0.5, "prompt": "PA view", "exact": True}
+    given["prompt_guidance"] = 1.5
     first = tiny_pipeline(organ_mask, [lesion_in()], [9], anatomy=AnatomyBlend(0.9, 0.1, 0.4, 0.7), **given)
     recorded = first.settings | {"anatomy": AnatomyBlend(**first.settings["anatomy"])}
     assert (recorded.pop("backend"), recorded.pop("precision")) == ("torch", "float32")  # of the pipeline, not a call
@@ -106,7 +108,7 @@ def test_recorded_settings_draw_the_same_again(
 
 def test_plain_text_to_image_is_the_solvers_own_loop(tiny_pipeline: XRealPipeline) -> None:
     pipeline = tiny_pipeline
-    drawn = pipeline(seeds=[3], solver="ddim", steps=5, prompt="Edema, AP view").images
+    drawn = pipeline(seeds=[3], solver="ddim", steps=5, prompt="Edema, AP view", prompt_guidance=1.0).images
     solver = build_solver("ddim", pipeline.scheduler, 5)
     with torch.inference_mode():
         embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["Edema, AP view"], CPU)
@@ -131,6 +133,21 @@ def test_each_image_is_prompted_with_its_own_findings(
         np.testing.assert_allclose(both.images[i], alone.images[0], atol=1e-5)
     swapped = tiny_pipeline(organ_mask, lesions[0], [1], prompt="No Finding, AP view", **settings)
     assert np.abs(swapped.images - both.images[:1]).max() > 1e-4
+
+
+@every_mode
+def test_the_prompts_guidance_leads_away_from_no_prompt(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion, settings: dict[str, Any]
+) -> None:
+    def draw(prompt: str, scale: float) -> np.ndarray:
+        output = tiny_pipeline(organ_mask, [lesion_in()], [1], prompt=prompt, prompt_guidance=scale, **settings)
+        both: np.ndarray = np.concatenate([output.images, output.healthy])
+        return both
+
+    nothing, prompted, more = draw("", 1.0), draw("Edema", 1.0), draw("Edema", 3.0)
+    np.testing.assert_allclose(draw("Edema", 0.0)[1], nothing[1], atol=1e-5)  # the twin; the lesion's guidance stays
+    for none, once, thrice in zip(nothing, prompted, more, strict=True):
+        assert ((thrice - none) * (once - none)).sum() > 1.2 * ((once - none) ** 2).sum() > 0
 
 
 @pytest.mark.parametrize(

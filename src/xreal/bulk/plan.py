@@ -81,6 +81,7 @@ class Drawing:
     exact: bool = False
     texture: float | None = None
     prompt: str = ""
+    prompt_guidance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "texture": _number,
     "exact": _kind(bool, "true or false"),
     "prompt": _kind(str, "a text"),
+    "prompt_guidance": _number,
     "min_dice": _share,
     "retries": lambda what, value: _whole(what, value, 0, 1000),
     "train": _texts,

@@ -37,7 +37,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Solver steps; default 6, draft 4, two-pass 100.")] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="How strongly findings are drawn; default 6, 9 without an adapter, for two-pass 7."),
+        typer.Option(help="How strongly findings are drawn; default 5, 9 without an adapter, for two-pass 7."),
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[
@@ -46,6 +46,9 @@ def generate(
             help='Prompt of the X-ray itself, such as "PA view, female"; {findings} stands for what its lesions are.'
         ),
     ] = "",
+    prompt_guidance: Annotated[
+        float | None, typer.Option(help="How strongly that prompt is drawn, 1 as it is; default 2, for two-pass 1.")
+    ] = None,
     anatomy_inside: Annotated[float | None, typer.Option(help="Blend strength inside the organs; default 1.")] = None,
     anatomy_outside: Annotated[float | None, typer.Option(help="Blend strength elsewhere; default 0.2.")] = None,
     anatomy_until: Annotated[
@@ -107,7 +110,17 @@ def generate(
     from xreal.synthesis import Drawn, auto_batch_size, draw, write_contact_sheet, write_drawn, write_drawn_dicom
 
     settings = check_settings(
-        [seed, seed + n - 1], quality, mode, solver, steps, guidance, eta, lesion_start, lesion_until, texture
+        [seed, seed + n - 1],
+        quality,
+        mode,
+        solver,
+        steps,
+        guidance,
+        eta,
+        lesion_start,
+        lesion_until,
+        texture,
+        prompt_guidance,
     )
     settable = {
         "inside": anatomy_inside,

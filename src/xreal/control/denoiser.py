@@ -24,6 +24,8 @@ class Denoiser:
         organ_mask: (B, H, W) uint8 ``Organ`` for a network that sees organs; else None.
         organ_features: what the anatomy adapter adds to each level of the encoder, [(B, c_i, h_i, w_i)], or nothing.
         lesion_features: the same for each of K lesions, told of its place too, [(K, c_i, h_i, w_i)].
+        guidance: w of the X-rays' own prompts (classifier-free guidance, arXiv 2207.12598); 1 leaves them as they are.
+        unprompted: embedding of no prompt, (L, d), from which they are guided away; None with guidance 1.
     """
 
     network: Any
@@ -31,6 +33,8 @@ class Denoiser:
     organ_mask: Tensor | None = None
     organ_features: Sequence[Tensor] = ()
     lesion_features: Sequence[Tensor] = ()
+    guidance: float = 1.0
+    unprompted: Tensor | None = None
 
     def __call__(
         self, latents: Tensor, timestep: Tensor, lesions: LatentLesions | None = None, first: int = 0
@@ -47,14 +51,21 @@ class Denoiser:
             (n · B, c, h, w)
         """
         count, rows = len(latents), torch.arange(len(latents), device=latents.device)
-        embeds = self.prompts.repeat(count // len(self.prompts), 1, 1)
-        if lesions is None:
-            return self._predict(latents, timestep, embeds, self._masks(rows))
-        owners = lesions.owners + first
-        predictions = self._predict(
-            latents[torch.cat([rows, owners])], timestep, torch.cat([embeds, lesions.embeds]), self._masks(rows, owners)
-        )
-        return regional_guidance(predictions[:count], predictions[count:], lesions.weights, lesions.scales, owners)
+        embeds = [self.prompts.repeat(count // len(self.prompts), 1, 1)]
+        if self.unprompted is not None:
+            embeds.append(self.unprompted.expand(count, -1, -1))
+        own = rows.repeat(len(embeds))
+        owners = None if lesions is None else lesions.owners + first
+        if lesions is not None:
+            embeds.append(lesions.embeds)
+        seen = own if owners is None else torch.cat([own, owners])
+        predictions = self._predict(latents[seen], timestep, torch.cat(embeds), self._masks(own, owners))
+        prompted = predicted = predictions[:count]
+        if lesions is not None:
+            predicted = regional_guidance(prompted, predictions[len(own) :], lesions.weights, lesions.scales, owners)
+        if self.unprompted is not None:
+            predicted = predicted + (self.guidance - 1) * (prompted - predictions[count : 2 * count])
+        return predicted
 
     def _masks(self, rows: Tensor, owners: Tensor | None = None) -> dict[str, Any]:
         """Tell rows of their images' organs, and the lesions that follow them, on rows ``owners``, of their places."""
