@@ -48,6 +48,7 @@ def test_rows_hold_floor_ceiling_model_and_ablations(card: tuple[Path, dict]) ->
         "real vs real",
         "reconstructed",
         "regional",
+        "finding as prompt",
         "two-pass",
         "without organ mask",
         "shuffled masks",
@@ -57,6 +58,9 @@ def test_rows_hold_floor_ceiling_model_and_ablations(card: tuple[Path, dict]) ->
     for axis in ("anatomy", "pathology", "diversity", "privacy"):
         assert axis in rows["regional"], axis
     assert rows["regional"]["anatomy"]["dice heart"]["n"] == 4
+    # Beside the twin without prompt: the prompt changes all of the X-ray, the box its own place.
+    outside = {name: rows[name]["pathology"]["outside"]["value"] for name in ("regional", "finding as prompt")}
+    assert outside["finding as prompt"] > 1e-3 > 10 * outside["regional"]
     assert set(card[1]["findings"]["regional"]) == {"Pneumonia", "Infiltration", "Atelectasis", "Edema"}
 
 

@@ -22,8 +22,8 @@ def evaluate(
     ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Images that the model draws per row.")] = 200,
     rows: Annotated[
-        str, typer.Option(help="What the model draws: regional,prior,two-pass,text; the first is needed.")
-    ] = "regional,prior,two-pass,text",
+        str, typer.Option(help="What the model draws: regional,prompted,prior,two-pass,text; the first is needed.")
+    ] = "regional,prompted,prior,two-pass,text",
     two_pass_n: Annotated[int, typer.Option(help="Images of the row two-pass, which takes longest.")] = 20,
     only: Annotated[
         str,

@@ -11,7 +11,7 @@ from xreal.evaluation.judges import JUDGES
 __all__ = ["AXES", "ROWS", "Options", "check_options"]
 
 AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "edits", "utility")
-ROWS = ("regional", "prior", "two-pass", "text")
+ROWS = ("regional", "prompted", "prior", "two-pass", "text")
 """What a model is asked to draw: with all that it has, with the prior instead of the adapter, as the authors do, and
 without organ masks."""
 

@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 REAL, RECONSTRUCTED, REGIONAL, PRIOR = "real vs real", "reconstructed", "regional", "prior instead of adapter"
-TWO_PASS, TEXT_ONLY, SHUFFLED = "two-pass", "without organ mask", "shuffled masks"
+PROMPTED, TWO_PASS, TEXT_ONLY, SHUFFLED = "finding as prompt", "two-pass", "without organ mask", "shuffled masks"
 
 # Findings that are asked for in turn: those with at least ten validation images in the data that the judges know.
 REQUESTED = (
@@ -53,7 +53,7 @@ REQUESTED = (
     Finding.PLEURAL_EFFUSION,
 )
 
-_NAMES = dict(zip((REGIONAL, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))  # of the rows, as they are asked for
+_NAMES = dict(zip((REGIONAL, PROMPTED, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))  # of the rows, as they are asked for
 
 Track = Callable[[Sequence[int], str], Iterable[int]]
 _Plan = tuple[Cases, bool, dict[str, Any]]  # requests, whether masks are given, settings of the pipeline
@@ -218,6 +218,7 @@ def model_rows(
     few = range(min(options.two_pass_n, options.n))
     plans: dict[str, _Plan] = {
         REGIONAL: (requests, True, {"mode": "regional"}),
+        PROMPTED: (requests, True, {"mode": "regional", "prompt": "{findings}"}),
         PRIOR: (requests, True, {"mode": "regional", "anatomy": default_blend("regional")}),
         TWO_PASS: (requests.take(few), True, {"quality": "reference"}),
         TEXT_ONLY: (requests, False, {"mode": "regional"}),
@@ -235,6 +236,8 @@ def model_rows(
         cases = draw_row(
             pipeline, wanted, folder, about, options.seed, track, use_masks, options.batch_size, **settings
         )
+        if name == PROMPTED:  # its own twin has the prompt too; what that does is seen beside one without
+            cases = replace(cases, healthy=rows[REGIONAL].cases.healthy)
         rows[name] = Row(cases, like_real(cases, owners.take(range(len(cases)))), mask_owners=owners.images)
     return rows
 
@@ -249,7 +252,7 @@ def _forecast(pipeline: XRealPipeline, requests: Cases, plans: dict[str, _Plan])
         return time.perf_counter() - began
 
     # Evaluations of the network, with one lesion: docs/speed.md.
-    evaluations = {REGIONAL: 16, PRIOR: 16, TWO_PASS: 300, TEXT_ONLY: 16}
+    evaluations = {REGIONAL: 16, PROMPTED: 27, PRIOR: 16, TWO_PASS: 300, TEXT_ONLY: 16}
     total = 0.0
     for quality in ("default", "reference"):  # which may be computed by different backends
         names = [name for name, (own, _, given) in plans.items() if own and given.get("quality", "default") == quality]
