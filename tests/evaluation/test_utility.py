@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from xreal.errors import InputError
 from xreal.evaluation import utility, utility_tasks
 from xreal.evaluation.card import utility_axes
 from xreal.evaluation.cases import Cases
+from xreal.evaluation.options import Options
+from xreal.evaluation.rows import draw_labelled, with_twins
 from xreal.evaluation.utility import classifier_utility, forecast_utility, segmenter_utility
+from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding
 
 SIZE = 32
@@ -128,13 +132,43 @@ def test_the_forecast_says_what_the_time_is_enough_for(monkeypatch: pytest.Monke
         forecast_utility(120, test_count=48, image_size=SIZE)
 
 
+def test_a_classifiers_images_are_drawn_by_prompt_alone(
+    tiny_pipeline: XRealPipeline, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    real = Cases(
+        images=np.zeros((2, 64, 64), np.float32),
+        image_ids=("a", "b"),
+        findings=((Finding.EDEMA,), (Finding.NO_FINDING,)),
+        organ_masks=np.stack([phantom(seed, 64).organ_mask for seed in range(2)]),
+        lesion_masks=np.zeros((2, 64, 64), np.float32),
+        healthy=np.full((2, 64, 64), np.nan, np.float32),
+    )
+    options = Options(real=(), out=tmp_path, model=str(tiny_model_folder), n=2, seed=5)
+    drawn = draw_labelled(options, tiny_pipeline, real, FINDING, lambda part, _: part)
+    assert drawn.findings == ((FINDING,),) * 2 + ((Finding.NO_FINDING,),) * 2
+    assert not drawn.lesion_masks.any()
+    assert np.isnan(drawn.healthy).all()
+    for row, prompt, seeds in ((slice(0, 2), "Pneumonia", [5, 6]), (slice(2, 4), "No Finding", [7, 8])):
+        expected = tiny_pipeline(real.organ_masks, seeds=seeds, prompt=prompt).images
+        np.testing.assert_allclose(drawn.images[row], expected, atol=1 / 255)
+
+
+def test_twins_count_as_healthy(chests: Cases) -> None:
+    twinned = Cases(**(vars(chests.take(range(3))) | {"healthy": chests.healthy[:3].copy()}))
+    twinned.healthy[1] = 0.5
+    both = with_twins(twinned)
+    assert both.findings == (*chests.findings[:3], (Finding.NO_FINDING,))
+    np.testing.assert_array_equal(both.images[3], np.full((SIZE, SIZE), 0.5, np.float32))
+    np.testing.assert_array_equal(both.organ_masks[3], chests.organ_masks[1])
+
+
 def test_a_task_that_images_do_not_suffice_for_is_noted_and_the_other_is_done(
     chests: Cases, steps: Callable[[int], None]
 ) -> None:
     steps(2)
     few = chests.take(range(8))
     unlabelled = Cases(**(vars(few) | {"findings": ((),) * len(few)}))
-    axes, notes = utility_axes(few, unlabelled, few, 600)
+    axes, notes = utility_axes(few, few, unlabelled, few, 600)
     assert list(axes) == ["utility: segmenter"]
     assert axes["utility: segmenter"]["dice heart, real only"]["n"] == 3
     assert notes == [

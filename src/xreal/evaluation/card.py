@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import InputError
 from xreal.evaluation.anatomy import anatomy_control
-from xreal.evaluation.cases import Cases, joined
+from xreal.evaluation.cases import Cases
 from xreal.evaluation.control import mean_and_interval
 from xreal.evaluation.detection import detection_features, detection_scores, discriminant
 from xreal.evaluation.diversity import diversity_scores
@@ -278,12 +277,15 @@ def edits_axis(edits: Edits) -> Axis:
     return _means(edits.scores)
 
 
-def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: float) -> tuple[dict[str, Axis], list[str]]:
+def utility_axes(
+    real_train: Cases, masked: Cases, labelled: Cases, test: Cases, seconds: float
+) -> tuple[dict[str, Axis], list[str]]:
     """Train small networks on few real images, with and without the drawn ones, and test them on real images.
 
     Args:
         real_train: real images of the ``train`` split.
-        synthetic: as drawn, with requested findings and masks, and their twins.
+        masked: drawn images with the organ masks that were requested, for a segmenter.
+        labelled: drawn images with the findings that were requested, for a classifier.
         test: real images of other patients.
         seconds: time limit, half of it for each task.
 
@@ -291,19 +293,14 @@ def utility_axes(real_train: Cases, synthetic: Cases, test: Cases, seconds: floa
         "utility: segmenter" and "utility: Pneumonia classifier": "METRIC, ARM" over the seeds (n = seeds), and
         "gain METRIC, ARM" against "real only"; and a note for each that these images do not suffice for.
     """
-    twins = np.flatnonzero(np.isfinite(synthetic.healthy).all((1, 2)))
-    healthy = synthetic.take(twins)
-    healthy = replace(healthy, images=healthy.healthy, findings=((Finding.NO_FINDING,),) * len(twins))
-    both = joined(synthetic, healthy)
-    masked = int(both.organ_masks.any((1, 2)).sum())
-    labelled = [sum(bool(names) for names in cases.findings) for cases in (both, real_train)]
+    with_masks = int(masked.organ_masks.any((1, 2)).sum())
+    with_labels = min(sum(bool(names) for names in cases.findings) for cases in (labelled, real_train))
     axes, notes = {}, []
-    for name, task in (
-        ("segmenter", partial(segmenter_utility, few_shot=min(FEW_REAL, masked))),
-        ("Pneumonia classifier", partial(classifier_utility, Finding.PNEUMONIA, few_shot=min(labelled))),
-    ):
+    segmenter = partial(segmenter_utility, few_shot=min(FEW_REAL, with_masks))
+    classifier = partial(classifier_utility, Finding.PNEUMONIA, few_shot=with_labels)
+    for name, task, drawn in (("segmenter", segmenter, masked), ("Pneumonia classifier", classifier, labelled)):
         try:
-            axes[f"utility: {name}"] = _arms(task(real_train, both, test, seconds / 2))
+            axes[f"utility: {name}"] = _arms(task(real_train, drawn, test, seconds / 2))
         except InputError as error:  # the other task may still be possible, and the rest of the card is done
             notes.append(f"utility of a {name}: {error}")
     return axes, notes

@@ -33,10 +33,23 @@ from xreal.evaluation.places import learn_places
 from xreal.evaluation.plots import plot_similarities, plot_spectra
 from xreal.evaluation.privacy import FEWEST_HELD_OUT, TrainingImages, nearest_training_images, thumbnails
 from xreal.evaluation.report import Picture, edited_pairs, examples, pairs, write_report
-from xreal.evaluation.rows import REAL, REGIONAL, SHUFFLED, Row, Track, ask, draw_row, model_rows, shuffle_masks
+from xreal.evaluation.rows import (
+    REAL,
+    REGIONAL,
+    SHUFFLED,
+    Row,
+    Track,
+    ask,
+    draw_labelled,
+    draw_row,
+    model_rows,
+    shuffle_masks,
+    with_twins,
+)
 from xreal.evaluation.utility import forecast_utility
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
+from xreal.vocabulary import Finding
 
 __all__ = ["evaluate"]
 
@@ -110,7 +123,12 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     if "edits" in options.only and pipeline is not None:
         _edits(options, pipeline, judges, main, card, track)
     if "utility" in options.only:
-        _utility(options, real, rows[main], main, card)
+        masked = labelled = with_twins(rows[main].cases)
+        if pipeline is not None:
+            labelled = draw_labelled(options, pipeline, joined(others, reference), Finding.PNEUMONIA, track)
+        axes, notes = _utility(options, real, masked, labelled, rows[main].mask_owners)
+        card.rows[main] |= axes
+        card.notes += notes
     if main in rows:
         card.pictures = examples(rows[main].cases, judges) | card.pictures
 
@@ -271,14 +289,14 @@ def _edits(options: Options, pipeline: XRealPipeline, judges: Judges, name: str,
     card.pictures["edits of real X-rays"] = edited_pairs(edits)
 
 
-def _utility(options: Options, real: Cases, judged: Row, name: str, card: _Card) -> None:
+def _utility(
+    options: Options, real: Cases, masked: Cases, labelled: Cases, mask_owners: np.ndarray | None
+) -> tuple[dict[str, Axis], list[str]]:
     """Test on real images whose masks were not asked for, as what was drawn from these masks has seen them."""
-    lent = set() if judged.mask_owners is None else _hashes(judged.mask_owners)
+    lent = set() if mask_owners is None else _hashes(mask_owners)
     test = real.take([i for i in range(len(real)) if not _hashes(real.images[i : i + 1]) & lent])
     known = Cases.from_samples(_random_part(PreparedDataset(options.train or options.real, "train"), _MOST_TRAINING))
-    axes, notes = utility_axes(known, judged.cases, test, 60 * options.minutes)
-    card.rows[name] |= axes
-    card.notes += notes
+    return utility_axes(known, masked, labelled, test, 60 * options.minutes)
 
 
 def _hashes(images: np.ndarray) -> set[bytes]:

@@ -34,11 +34,13 @@ __all__ = [
     "Row",
     "Track",
     "ask",
+    "draw_labelled",
     "draw_row",
     "like_real",
     "model_rows",
     "reconstruct",
     "shuffle_masks",
+    "with_twins",
 ]
 
 REAL, RECONSTRUCTED, REGIONAL, PRIOR = "real vs real", "reconstructed", "regional", "prior instead of adapter"
@@ -53,7 +55,8 @@ REQUESTED = (
     Finding.PLEURAL_EFFUSION,
 )
 
-_NAMES = dict(zip((REGIONAL, PROMPTED, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))  # of the rows, as they are asked for
+# As they are asked for.
+_NAMES = dict(zip((REGIONAL, PROMPTED, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))
 
 Track = Callable[[Sequence[int], str], Iterable[int]]
 _Plan = tuple[Cases, bool, dict[str, Any]]  # requests, whether masks are given, settings of the pipeline
@@ -123,7 +126,7 @@ def draw_row(
 
     Args:
         pipeline: the model.
-        requests: see ``ask``; request i takes seed + i.
+        requests: see ``ask``; request i takes seed + i, and no lesion where its mask is empty.
         folder: for the pictures; see ``write_case``.
         about: what else the images depend on, such as the weights' hash; kept beside each.
         seed: of the first image.
@@ -144,10 +147,12 @@ def draw_row(
     for start in track(range(0, len(missing), batch_size), folder.name):
         indices = missing[start : start + batch_size]
         part = requests.take(indices)
-        lesions = [[Lesion(own[0], mask)] for own, mask in zip(part.findings, part.lesion_masks, strict=True)]
+        asked = zip(part.findings, part.lesion_masks, strict=True)
+        lesions = [[Lesion(own[0], mask)] if mask.any() else [] for own, mask in asked]
         masks = part.organ_masks if use_masks else None
         output = pipeline(masks, lesions, [seed + i for i in indices], **settings)
-        finished = replace(part, images=output.images, healthy=output.healthy)
+        healthy = np.full_like(output.images, np.nan) if output.healthy is None else output.healthy
+        finished = replace(part, images=output.images, healthy=healthy)
         for row, i in enumerate(indices):
             write_case(folder, finished, row, {**record, "seed": seed + i})
     names = set(requests.image_ids)
@@ -175,6 +180,35 @@ def like_real(drawn: Cases, owners: Cases) -> np.ndarray:
     sick = [any(finding is not Finding.NO_FINDING for finding in names) for names in owners.findings]
     lesion = np.array(sick)[:, None, None] | ~np.isfinite(drawn.healthy)
     return np.where(lesion, drawn.images, drawn.healthy)
+
+
+def with_twins(drawn: Cases) -> Cases:
+    """Return what was drawn and, as X-rays without finding, its healthy twins."""
+    twins = drawn.take(np.flatnonzero(np.isfinite(drawn.healthy).all((1, 2))))
+    return joined(drawn, replace(twins, images=twins.healthy, findings=((Finding.NO_FINDING,),) * len(twins)))
+
+
+def draw_labelled(options: Options, pipeline: XRealPipeline, real: Cases, finding: Finding, track: Track) -> Cases:
+    """Draw what a classifier of one finding is to learn from: each mask with the finding as prompt, and with none.
+
+    Args:
+        options: n of each, seed and folder; images that lie there already are kept.
+        pipeline: the model.
+        real: X-rays whose organ masks are asked for.
+        finding: beside "No Finding".
+        track: shows progress.
+    """
+    requests, _ = ask(real, options.n, options.seed)
+    about = {"weights": weights_hash(resolve_folder(str(options.model)))}
+    drawn = []
+    for number, name in enumerate((finding, Finding.NO_FINDING)):
+        wanted = replace(requests, findings=((name,),) * options.n, lesion_masks=np.zeros_like(requests.lesion_masks))
+        folder = options.out / "images" / f"prompt-{name.value.lower().replace(' ', '-')}"
+        seed = options.seed + number * options.n  # no twins
+        drawn.append(
+            draw_row(pipeline, wanted, folder, about, seed, track, batch_size=options.batch_size, prompt=name.value)
+        )
+    return joined(*drawn)
 
 
 @torch.inference_mode()
