@@ -28,7 +28,7 @@ __all__ = [
     "prompts_per_image",
 ]
 
-PLACED_GUIDANCE = 5.0
+PLACED_GUIDANCE = 4.0
 """How strongly findings are drawn by default where the U-Net is told their places (docs/log.md)."""
 
 Mode = Literal["regional", "two-pass"]

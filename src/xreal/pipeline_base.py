@@ -32,7 +32,7 @@ from xreal.vocabulary import Finding
 
 __all__ = ["SteeredPipeline"]
 
-FADE_LATENTS = 1.5  # over which findings fade inside their lesion: a box drawn alike up to its edge is seen as a box
+FADE_LATENTS = 0.75  # over which findings fade inside their lesion: a box drawn alike up to its edge is seen as a box
 
 
 class SteeredPipeline(DiffusionPipeline):

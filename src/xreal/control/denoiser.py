@@ -51,14 +51,14 @@ class Denoiser:
             (n · B, c, h, w)
         """
         count, rows = len(latents), torch.arange(len(latents), device=latents.device)
-        embeds = [self.prompts.repeat(count // len(self.prompts), 1, 1)]
+        embeds, owners = [self.prompts.repeat(count // len(self.prompts), 1, 1)], None
         if self.unprompted is not None:
             embeds.append(self.unprompted.expand(count, -1, -1))
-        own = rows.repeat(len(embeds))
-        owners = None if lesions is None else lesions.owners + first
+        own = seen = rows.repeat(len(embeds))
         if lesions is not None:
+            owners = lesions.owners + first
             embeds.append(lesions.embeds)
-        seen = own if owners is None else torch.cat([own, owners])
+            seen = torch.cat([own, owners])
         predictions = self._predict(latents[seen], timestep, torch.cat(embeds), self._masks(own, owners))
         prompted = predicted = predictions[:count]
         if lesions is not None:
