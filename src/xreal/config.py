@@ -171,7 +171,7 @@ _CXR_256 = Preset(
         "controlnet": StageConfig(steps=3000, batch_size=16, learning_rate=5e-4, ema_decay=0.998, augmented_copies=1),
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "adapter": StageConfig(steps=2400, batch_size=32, learning_rate=8e-4, ema_decay=0.998, augmented_copies=1),
-        "joint": StageConfig(steps=2400, batch_size=32, learning_rate=4e-4, ema_decay=0.998, augmented_copies=5),
+        "joint": StageConfig(steps=2400, batch_size=32, learning_rate=4e-4, ema_decay=0.998, augmented_copies=7),
         "decoder": StageConfig(steps=700, batch_size=16, learning_rate=3e-4, crop=128, ema_decay=0.995),
         "texture": StageConfig(steps=250, batch_size=8, learning_rate=1e-2, warmup_steps=10, ema_decay=0.95),
         "judge-segmenter": StageConfig(steps=650, batch_size=8, learning_rate=2e-3, ema_decay=0.99, seed=1),

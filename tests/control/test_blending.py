@@ -1,5 +1,7 @@
 """Blending: the solver's own noise level, what a mask of 0 and of 1 means, and noise that is each image's own."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -75,6 +77,23 @@ def test_solver_keeps_the_trained_schedule_and_target(name: str) -> None:
     assert len(solver.timesteps) == 12
     torch.testing.assert_close(solver.alphas_cumprod, TRAINED.alphas_cumprod)
     assert solver.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_built_alike_walk_apart(name: str) -> None:
+    """One in the middle of its walk leaves no trace in those built before and after it."""
+
+    def walked(solver: Any, seed: int) -> torch.Tensor:
+        latents = draw(1, 4, 4, 4, seed=seed)
+        for timestep in solver.timesteps:
+            latents = solver.step(draw(1, 4, 4, 4, seed=seed + 1), timestep, latents).prev_sample
+        return latents
+
+    before, used = build_solver(name, TRAINED, 6), build_solver(name, TRAINED, 6)
+    expected = walked(before, 0)
+    for timestep in used.timesteps[:4]:
+        used.step(draw(1, 4, 4, 4, seed=9), timestep, draw(1, 4, 4, 4, seed=8))
+    assert torch.equal(walked(build_solver(name, TRAINED, 6), 0), expected)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,18 @@ def test_no_black_borders(seed: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
+def test_the_edges_of_the_film_stay_and_the_chest_moves(seed: int) -> None:
+    moved, labels = random_affine(IMAGES, source(seed), MASKS, **STRONG, edges=0.25)
+    frame = torch.ones(64, 64, dtype=torch.bool)
+    frame[1:-1, 1:-1] = False
+    assert (moved - IMAGES)[..., frame].abs().mean() < 0.01
+    assert (moved - IMAGES)[..., ~frame].abs().amax(-1).min() > 0.05
+    assert labels is not None
+    assert torch.equal(labels[:, frame], MASKS[:, frame])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds)
 def test_never_a_mirror_image(seed: int) -> None:
     _, labels = random_affine(IMAGES, source(seed), MASKS, **STRONG)
     assert labels is not None

@@ -24,7 +24,7 @@ def random_affine(
     zoom: float = 0.06,
     shift: float = 0.03,
     bend: float = 0.0,
-    inside: bool = False,
+    edges: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Turn, zoom, shift and bend each image and its organ mask alike.
 
@@ -36,8 +36,9 @@ def random_affine(
         zoom: largest relative change of height and of width.
         shift: largest shift as a share of the side.
         bend: largest displacement of a smooth 5×5 deformation field, as a share of the side.
-        inside: zoom in until all lies within the image. Else it goes on mirrored beyond its edge. A generator would
-            learn to draw either, mirrored or black.
+        edges: within this share of the side from its edges the image moves the less, the nearer, and at the edge not at
+            all: frames and letters of the film stay as they are. At 0 all moves alike, and what comes from beyond the
+            edge is mirrored, which a generator would learn to draw.
 
     Returns:
         Image and mask of the same shapes.
@@ -58,8 +59,10 @@ def random_affine(
         coarse = 2 * bend * (2 * torch.rand(batch, 2, 5, 5, generator=generator) - 1)
         field = F.interpolate(coarse, size=image.shape[-2:], mode="bicubic", align_corners=True)
         grid = grid + field.movedim(1, -1)
-    if inside:
-        grid = grid / grid.abs().amax((1, 2, 3), keepdim=True).clamp(min=1)
+    if edges > 0:
+        still = F.affine_grid(torch.eye(2, 3)[None], [1, *image.shape[1:]], align_corners=False)
+        inwards = ((1 - still.abs().amax(-1, keepdim=True)) / (2 * edges)).clamp(max=1)
+        grid = still + inwards * (grid - still)
     moved = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     moved = moved.clamp(image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True))
     if organ_mask is None:

@@ -57,7 +57,7 @@ class AnatomyStage(Stage):
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
         """Read samples and move them a little, image and mask alike."""
         batch = collate([self.train_data[self.indices[i]] for i in indices])
-        image, mask = random_affine(batch.image, generator, batch.organ_mask, inside=True)
+        image, mask = random_affine(batch.image, generator, batch.organ_mask, edges=0.25)
         assert mask is not None
         return Batch(image, mask, batch.prompts, batch.image_ids)
 

@@ -26,6 +26,7 @@ __all__ = ["CachedLatents"]
 
 _PART = 16  # samples that are encoded together
 _BEND = 0.01  # of copies, as a share of the side: 2.6 of 256 pixels
+_EDGES = 0.25  # of copies: how far from the edges, as a share of the side, they begin to stand still
 
 
 def _fingerprint(autoencoder: AutoencoderKL) -> str:
@@ -86,7 +87,7 @@ class CachedLatents:
             "samples": len(data),
             "copies": copies,
             "organs": organs,
-            "version": 4,
+            "version": 5,
         }
         record, size = folder / "made_by.json", autoencoder.config.latent_channels
         fresh = not record.exists() or json.loads(record.read_text()) != made_by
@@ -139,7 +140,7 @@ def _encode(
             # The same seed for each: the same geometry.
             sources = [torch.Generator().manual_seed(seed * copies + copy) for _ in versions]
             pairs = [
-                random_affine(image, source, mask, bend=_BEND, inside=True)
+                random_affine(image, source, mask, bend=_BEND, edges=_EDGES)
                 for source, mask in zip(sources, versions, strict=True)
             ]
             moved, versions = pairs[0][0], [mask for _, mask in pairs if mask is not None]

@@ -112,7 +112,7 @@ class JointStage(AdapterStage):
     """
 
     name = "joint"
-    organ_dropout = 0.2
+    organ_dropout = 0.3
 
     def _build(self, start: Path | None) -> Backbone:
         backbone = super()._build(start)
