@@ -15,7 +15,8 @@
 #   adapter       2,400 × 32            44 min, two processes, B     v-loss with the mask 0.387
 #   joint         3,000 × 32            89 min, two processes, B     v-loss with the mask 0.345
 #   joint again   2,600 × 32            90 min, two processes, B     v-loss with the mask 0.330
-#   and again     3,100 × 32            105 min, two processes, B    v-loss with the mask 0.327, docs/results.md
+#   and again     3,100 × 32            105 min, two processes, B    v-loss with the mask 0.327
+#   and again     2,400 × 32            75 min, two processes, B     v-loss with the mask 0.318, docs/results.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   texture         250 ×  8            3 min, two threads, B        bands within 0.3 dB
 #   film         one pass               1 min, two threads, B        their means within 0.1, deviations within 0.3 dB
@@ -33,7 +34,8 @@
 #   python recipes/average.py (bundles before and after) OUT: the mean of the two U-Nets is bundled, docs/log.md
 #   torchrun ... train adapter ... --start (that bundle): organ masks go to the U-Net by an adapter
 #   torchrun ... train joint ... --start (that bundle) --steps 3000: U-Net, text encoder and adapter on, with one augmented
-#   copy of each X-ray; from what came of it once more, as the preset says, with five: --steps 2600; and once more with eleven: --steps 3100
+#   copy of each X-ray; from what came of it once more with five: --steps 2600; and with eleven: --steps 3100. Those copies were
+#   zoomed in and had lost the edges of the film; at last once more as the preset says, with seven that keep them: --steps 2400
 #
 # Before `joint`, the preset weighed boxes by 9 instead of 3 and drew images with boxes three times as often.
 #

@@ -79,7 +79,7 @@ class XRealPipeline(EditingPipeline):
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
             steps: of the solver, for each pass; default 6, draft 4, for two-pass 100.
-            guidance: w; each lesion's own strength multiplies it. Default 4 where the adapter knows the places of
+            guidance: w; each lesion's own strength multiplies it. Default 3 where the adapter knows the places of
                 findings, else 9; for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask acts; default the paper's way, in regional mode by the model's adapter alone
@@ -118,7 +118,7 @@ class XRealPipeline(EditingPipeline):
         if self.anatomy_adapter is None or (organs is None and not (placed and any(per_image))):
             blend = replace(blend, adapter=0.0)
         guidance = self._guidance(use, guidance, placed)
-        engine = build_solver(use.solver, self.scheduler, steps)
+        engine = build_solver(use.solver, self.scheduler, steps, placed=not two_pass)
         device = device_of(self.unet)
 
         # 2. Prompts, encoded at once: the X-ray's own, and one per finding.
