@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import xreal
 from xreal.data.prepared import PreparedDataset
+from xreal.inputs import PLACED_GUIDANCE
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import read_organ_mask, write_organ_mask
 from xreal.models.folder import weights_hash
@@ -60,6 +62,19 @@ def test_module_is_an_entry_point(tmp_path: Path) -> None:
     assert failed.stderr.startswith("xreal: unknown finding 'Pneumona'. Did you mean 'Pneumonia'?")
     assert "Traceback" not in failed.stderr
     assert names(tmp_path) == []
+
+
+def test_the_bundled_models_own_guidance_reaches_the_command_line(run: Run, tmp_path: Path) -> None:
+    """It is told where findings are, and draws them at a third of what prompts alone need."""
+    call = (
+        "generate",
+        "--organs",
+        Path(xreal.__file__).parent / "examples/organs.png",
+        "--lesion",
+        "Pneumonia=box:40,120,90,170",
+    )
+    assert run(*call, "--steps", 2, "--backend", "torch", "--out", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/0000.json").read_text())["guidance"] == PLACED_GUIDANCE
 
 
 def test_generate_writes_pictures_twins_records_and_a_sheet(

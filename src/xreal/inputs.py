@@ -18,6 +18,7 @@ from xreal.vocabulary import Finding, prompt_from_findings
 
 __all__ = [
     "PLACED_GUIDANCE",
+    "UNPLACED_GUIDANCE",
     "Mode",
     "Quality",
     "Settings",
@@ -28,8 +29,8 @@ __all__ = [
     "prompts_per_image",
 ]
 
-PLACED_GUIDANCE = 3.0
-"""How strongly findings are drawn by default where the U-Net is told their places (docs/log.md)."""
+PLACED_GUIDANCE, UNPLACED_GUIDANCE = 3.0, 9.0
+"""Guidance by default: where the U-Net is told their places, and by prompts alone (docs/log.md)."""
 
 Mode = Literal["regional", "two-pass"]
 Quality = Literal["draft", "default", "reference"]
@@ -45,7 +46,7 @@ class Settings:
         solver: key of ``SOLVERS``.
         steps: of the solver, for each pass.
         eta: DDIM's η.
-        guidance: w, how strongly findings are drawn by their prompt alone.
+        guidance: w, how strongly findings are drawn; None: as the model is told their places, or is not.
         texture: how much of it is added after decoding, 0 to 2.
         prompt_guidance: how strongly the X-ray's own prompt is drawn, 1 as it is.
     """
@@ -54,7 +55,7 @@ class Settings:
     solver: str
     steps: int
     eta: float
-    guidance: float = 9.0
+    guidance: float | None = None
     texture: float = 1.0
     prompt_guidance: float = 2.0
 
@@ -132,7 +133,7 @@ def check_settings(
     if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
         raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
     for name, scale in (("guidance", guidance), ("prompt_guidance", prompt_guidance)):
-        if not 0 <= scale < float("inf"):
+        if scale is not None and not 0 <= scale < float("inf"):
             raise InputError(f"{name} is {scale}; expected a number ≥ 0")
     for name, share in (("lesion_start", lesion_start), ("lesion_until", lesion_until)):
         if not 0 <= share <= 1:

@@ -117,7 +117,7 @@ class XRealPipeline(EditingPipeline):
         placed = self._tells_places(blend.adapter)
         if self.anatomy_adapter is None or (organs is None and not (placed and any(per_image))):
             blend = replace(blend, adapter=0.0)
-        guidance = self._guidance(use, guidance, placed)
+        guidance = self._guidance(use, placed)
         engine = build_solver(use.solver, self.scheduler, steps, placed=not two_pass)
         device = device_of(self.unet)
 

@@ -17,7 +17,15 @@ from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.walk import Walk
 from xreal.errors import InputError, ModelError
-from xreal.inputs import PLACED_GUIDANCE, Mode, Quality, Settings, StepCallback, default_blend
+from xreal.inputs import (
+    PLACED_GUIDANCE,
+    UNPLACED_GUIDANCE,
+    Mode,
+    Quality,
+    Settings,
+    StepCallback,
+    default_blend,
+)
 from xreal.masks.areas import fade
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
@@ -230,9 +238,11 @@ class SteeredPipeline(DiffusionPipeline):
         return adapter > 0 and self.anatomy_adapter is not None and knows_lesions(self.anatomy_adapter)
 
     @staticmethod
-    def _guidance(use: Settings, asked: float | None, placed: bool) -> float:
+    def _guidance(use: Settings, placed: bool) -> float:
         """Return what is asked for or, where nothing is, less if the U-Net is told places than if by prompts alone."""
-        return PLACED_GUIDANCE if asked is None and placed and use.mode == "regional" else use.guidance
+        if use.guidance is not None:
+            return use.guidance
+        return PLACED_GUIDANCE if placed else UNPLACED_GUIDANCE
 
     def _fade(self, mask: np.ndarray) -> np.ndarray:
         return fade(mask, FADE_LATENTS * downsampling(self.vae))

@@ -78,7 +78,7 @@ class EditingPipeline(SteeredPipeline):
         if not 0 <= strength <= 1:  # NaN fails too
             raise InputError(f"strength is {strength}; expected 0 (no change) to 1")
         use = check_settings(seeds, mode="regional", solver=solver, steps=steps, guidance=guidance, eta=0.0)
-        guidance = self._guidance(use, guidance, self._tells_places(self.default_blend("regional").adapter))
+        guidance = self._guidance(use, self._tells_places(self.default_blend("regional").adapter))
         seeds = [int(seed) for seed in seeds]
         engine = build_solver(solver, self.scheduler, steps)
         image, size = np.asarray(image), int(self.image_size)

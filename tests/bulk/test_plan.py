@@ -51,6 +51,8 @@ def test_what_the_quality_means_is_written_out() -> None:
     assert (reference.mode, reference.solver, reference.steps, reference.eta) == ("two-pass", "ddim", 100, 1.0)
     assert draft.steps is not None
     assert 0 < draft.steps < 100
+    assert draft.guidance is None  # the model's own: less where it is told the places of findings
+    assert reference.guidance == 7
 
 
 @pytest.mark.parametrize(
