@@ -64,3 +64,8 @@ def test_timesteps_fall_and_are_those_of_training(steps: int) -> None:
     assert (np.diff(timesteps) < 0).all()
     assert timesteps.min() >= 0
     assert timesteps.max() <= 999
+
+
+def test_a_schedule_may_end_without_signal() -> None:
+    timesteps = placed_timesteps((*ALPHAS[:-1], 0.0), 6)
+    np.testing.assert_allclose(timesteps, placed_timesteps(ALPHAS, 6), atol=5)

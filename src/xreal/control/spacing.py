@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 _DEVIATIONS = np.array([0.5, 0.7, 1.0, 2.0, 4.0, 8.0, 13.0])
 _WEIGHTS = np.array([0.2, 0.3, 0.5, 1.0, 1.0, 1.0, 1.0])
 _LAST = 100  # of 1,000: nearer the end, networks draw more grain and contrast than X-rays have (docs/log.md)
+_FAINTEST = 1e-12  # ᾱ, where a schedule ends without signal
 _MOST = 10  # more steps lose nothing that can be seen; they are spread as these are
 
 
@@ -34,7 +35,8 @@ def kept_deviation(alphas_cumprod: Floats, timesteps: Floats, deviations: Floats
         timesteps: N of them, falling; between two of them ᾱ is interpolated.
         deviations: of the modes, ÷ that of the noise.
     """
-    log_alpha = np.interp(timesteps, np.arange(len(alphas_cumprod)), np.log(alphas_cumprod))
+    logarithms = np.log(np.maximum(alphas_cumprod, _FAINTEST))
+    log_alpha = np.interp(timesteps, np.arange(len(alphas_cumprod)), logarithms)
     signal, noise = np.exp(log_alpha / 2), np.sqrt(-np.expm1(log_alpha))
     half_log_snr = np.log(signal / noise)
     latents = np.ones_like(deviations)  # pure noise, whatever signal the first timestep should have
