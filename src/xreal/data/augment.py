@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["random_affine", "random_intensity"]
+__all__ = ["STILL_EDGES", "random_affine", "random_intensity"]
+
+STILL_EDGES = 0.25
+"""How far from the edges, as a share of the side, copies that a generator learns from begin to stand still."""
 
 
 def _uniform(low: float, high: float, size: int, generator: torch.Generator) -> Tensor:

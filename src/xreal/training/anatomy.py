@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xreal.config import Preset
 from xreal.control.anatomy import draw_prior, organ_mask_to_pixels
-from xreal.data.augment import random_affine
+from xreal.data.augment import STILL_EDGES, random_affine
 from xreal.data.contract import Batch, collate
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError
@@ -57,7 +57,7 @@ class AnatomyStage(Stage):
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
         """Read samples and move them a little, image and mask alike."""
         batch = collate([self.train_data[self.indices[i]] for i in indices])
-        image, mask = random_affine(batch.image, generator, batch.organ_mask, edges=0.25)
+        image, mask = random_affine(batch.image, generator, batch.organ_mask, edges=STILL_EDGES)
         assert mask is not None
         return Batch(image, mask, batch.prompts, batch.image_ids)
 

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from xreal.data.augment import random_affine
+from xreal.data.augment import STILL_EDGES, random_affine
 from xreal.data.contract import Sample, collate
 from xreal.data.prepared import PreparedDataset
 from xreal.images import write_json
@@ -26,7 +26,6 @@ __all__ = ["CachedLatents"]
 
 _PART = 16  # samples that are encoded together
 _BEND = 0.01  # of copies, as a share of the side: 2.6 of 256 pixels
-_EDGES = 0.25  # of copies: how far from the edges, as a share of the side, they begin to stand still
 
 
 def _fingerprint(autoencoder: AutoencoderKL) -> str:
@@ -140,7 +139,7 @@ def _encode(
             # The same seed for each: the same geometry.
             sources = [torch.Generator().manual_seed(seed * copies + copy) for _ in versions]
             pairs = [
-                random_affine(image, source, mask, bend=_BEND, edges=_EDGES)
+                random_affine(image, source, mask, bend=_BEND, edges=STILL_EDGES)
                 for source, mask in zip(sources, versions, strict=True)
             ]
             moved, versions = pairs[0][0], [mask for _, mask in pairs if mask is not None]
