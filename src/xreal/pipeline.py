@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
-from xreal.control.blending import Keep, StepNoise, texture_generators
+from xreal.control.blending import Keep, StepNoise, leak_generators, texture_generators
 from xreal.control.solvers import build_solver
 from xreal.inputs import Mode, Quality, StepCallback, check_settings, lesions_per_image, prompts_per_image
 from xreal.masks.areas import feather
@@ -149,7 +149,10 @@ class XRealPipeline(EditingPipeline):
         # 4. Trajectories: X-ray and healthy twin side by side, or the lesions into the decoded twin afterwards.
         together = None if two_pass else findings
         start, until = round(lesion_start * steps), round(lesion_until * steps)
-        walk = self._walk(engine, denoise, noise, eta, callback_on_step_end)
+        leak = None
+        if self.signal_leak is not None and not two_pass:
+            leak = self.signal_leak(leak_generators(seeds)).to(device)  # (B, c, h, w)
+        walk = self._walk(engine, denoise, noise, eta, callback_on_step_end, leak=leak)
         healthy_latents, latents = walk.side_by_side(keep, together, start, until)
         healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:

@@ -52,6 +52,7 @@ class SteeredPipeline(DiffusionPipeline):
         "anatomy_variation",
         "controlnet",
         "segmenter",
+        "signal_leak",
         "texture",
     ]
     model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
@@ -69,6 +70,7 @@ class SteeredPipeline(DiffusionPipeline):
         segmenter: Any = None,
         controlnet: Any = None,
         texture: Any = None,
+        signal_leak: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -83,6 +85,7 @@ class SteeredPipeline(DiffusionPipeline):
             segmenter=segmenter,
             controlnet=controlnet,
             texture=texture,
+            signal_leak=signal_leak,
         )
         self.use_backend("torch")
 
@@ -188,6 +191,7 @@ class SteeredPipeline(DiffusionPipeline):
         eta: float,
         callback: StepCallback | None,
         first: int = 0,
+        leak: Tensor | None = None,
     ) -> Walk:
         """Bind a trajectory to this pipeline's progress bar and its caller's callback; ``first`` is its first step."""
 
@@ -195,7 +199,7 @@ class SteeredPipeline(DiffusionPipeline):
             changed = None if callback is None else callback(self, first + index, timestep, {"latents": latents})
             return (changed or {}).get("latents", latents)
 
-        return Walk(solver, denoise, noise, eta, self.progress_bar, end_step)
+        return Walk(solver, denoise, noise, eta, self.progress_bar, end_step, leak)
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Encode all distinct prompts in one call: prompt -> (L, d)."""

@@ -14,8 +14,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, decoder, texture or film; "
-            "baselines: concat or controlnet; judges: encoder or judge-segmenter."
+            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, signal-leak, decoder, "
+            "texture or film; baselines: concat or controlnet; judges: encoder or judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
@@ -48,6 +48,9 @@ def train(
     chosen = get_preset(preset)
     if stage == "variation":
         _learn_variation(data, out, chosen.variation_components)
+        return
+    if stage == "signal-leak":
+        _learn_signal_leak(data, out)
         return
     if stage == "film":
         _learn_films(data, out, steps)
@@ -122,6 +125,20 @@ def _learn_variation(data: list[Path], out: Path, components: int) -> None:
     variation.save_pretrained(out / "anatomy_variation")
     write_index(out)
     typer.echo(f"{out / 'anatomy_variation'}: {components} components")
+
+
+def _learn_signal_leak(data: list[Path], out: Path) -> None:
+    from rich.progress import Progress
+
+    from xreal.models.folder import write_index
+    from xreal.training.signal_leak import learn_signal_leak
+
+    with Progress() as progress:
+        task = progress.add_task("signal-leak", total=None)
+        leak = learn_signal_leak(data, out, lambda done, total: progress.update(task, completed=done, total=total))
+    leak.save_pretrained(out / "signal_leak")
+    write_index(out)
+    typer.echo(f"{out / 'signal_leak'}: {len(leak.directions)} directions")
 
 
 def _learn_films(data: list[Path], out: Path, steps: int | None) -> None:

@@ -27,6 +27,7 @@ class Walk:
         eta: DDIM's η; above 0, each image's own noise is added, the same to both of its tracks.
         progress: shows progress over an iterable.
         end_step: told number of the step, timestep and latents after each step; returns the latents to go on with.
+        leak: latents (B, c, h, w) whose trace is there from the first step on; None begins with noise alone.
     """
 
     solver: Any
@@ -35,6 +36,7 @@ class Walk:
     eta: float
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]]
     end_step: Callable[[int, Tensor, Tensor], Tensor]
+    leak: Tensor | None = None
 
     def side_by_side(
         self, keep: Keep | None, lesions: LatentLesions | None, start: int, until: int
@@ -88,8 +90,10 @@ class Walk:
         return keep.finish(latents, steps)
 
     def _start(self, tracks: int) -> Tensor:
-        started: Tensor = self.noise.start.repeat(tracks, 1, 1, 1) * self.solver.init_noise_sigma
-        return started
+        noise, started = self.noise.start, self.noise.start * self.solver.init_noise_sigma
+        if self.leak is not None:
+            started = self.solver.add_noise(self.leak, noise, self.solver.timesteps[:1].expand(len(noise)))
+        return started.repeat(tracks, 1, 1, 1)
 
     def _step(self, prediction: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
         moved: Tensor

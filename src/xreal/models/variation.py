@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from xreal.errors import DataError
+from xreal.models.gaussian import LatentGaussian
 
 __all__ = ["AnatomyVariation", "fit_variation"]
 
 
-class AnatomyVariation(ModelMixin, ConfigMixin):
+class AnatomyVariation(LatentGaussian):
     """Gaussian of the latents of real X-rays about those of their masks' priors, in its principal components.
 
     A controller trained on the error per pixel draws one mean chest per mask: with it alone every X-ray of a mask has
-    the same exposure and build, and a mean that, encoded, lies beside the X-rays' latents.
+    the same exposure and build, and a mean that, encoded, lies beside the X-rays' latents. What is drawn is to be added
+    to a prior's scaled latents.
     """
-
-    @register_to_config
-    def __init__(self, components: int = 64, latent_channels: int = 4, latent_size: int = 32) -> None:
-        super().__init__()
-        shape = (latent_channels, latent_size, latent_size)
-        self.mean = nn.Parameter(torch.zeros(shape), requires_grad=False)
-        self.directions = nn.Parameter(torch.zeros(components, *shape), requires_grad=False)
-
-    def forward(self, generators: list[torch.Generator]) -> Tensor:
-        """Draw one difference per generator, (B, c, h, w), to be added to a prior's scaled latents."""
-        scores = torch.stack([torch.randn(len(self.directions), generator=one) for one in generators])
-        return self.mean + torch.einsum("bk,kchw->bchw", scores.to(self.directions), self.directions)
 
 
 @torch.no_grad()

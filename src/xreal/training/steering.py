@@ -97,7 +97,7 @@ class AdapterStage(_SteeringStage):
     sees_lesions = True
     organ_dropout = 0.1  # so that it can place findings where no organs are given
     component = "anatomy_adapter"
-    carried = ("segmenter", "anatomy_controller", "anatomy_variation", "texture")
+    carried = ("segmenter", "anatomy_controller", "anatomy_variation", "signal_leak", "texture")
 
     def _steer(self, unet: UNet2DConditionModel) -> tuple[nn.Module, nn.Module]:
         adapter = build_adapter(unet, downsampling(self.autoencoder))
