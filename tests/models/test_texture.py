@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -100,7 +101,7 @@ def test_the_grid_goes_and_edges_stay() -> None:
 def test_grain_is_as_strong_as_the_network_says() -> None:
     images = chests(6)
     texture = grained(relative=1.0)
-    deviations = texture.deviations(texture.bands(images))
+    deviations = F.interpolate(texture.strengths(texture.bands(images)), scale_factor=4, mode="bilinear").exp()
     expected = (deviations * noise_in_bands(white(6, 1, 64, 64, seed=9), 4)).sum(1).std()
     assert texture.grain(images, generators(*range(6))).std().item() == pytest.approx(expected.item(), rel=0.1)
     wanted = split(images, 6)[:, :4].square().mean((0, 2, 3)).sqrt()
@@ -111,8 +112,32 @@ def test_grain_is_as_strong_as_the_network_says() -> None:
 def test_edges_get_no_more_grain_than_a_film_has() -> None:
     images = chests(1)
     images[:, :, :, 32:] += 0.4
-    deviations = grained().deviations(grained().bands(images.clamp(0, 1)))[:, 0]
-    assert deviations.max() < 3 * deviations.log().mean().exp()
+    strengths = grained().strengths(grained().bands(images.clamp(0, 1)))[:, 0]
+    assert strengths.max() < np.log(3) + strengths.mean()
+
+
+@torch.no_grad()
+def test_patches_make_grain_stronger_in_one_place_than_in_the_next() -> None:
+    images, even, patchy = chests(4), grained(3.0), grained(3.0)
+    patchy.patches.fill_(0.8)
+    sizes = [one.sizes(one.bands(textured(one, images, *range(4))))[:, :4] for one in (even, patchy)]
+    torch.testing.assert_close(sizes[1].mean((0, 2, 3)), sizes[0].mean((0, 2, 3)), rtol=0, atol=0.25)
+    assert (sizes[1].std((2, 3)) > 1.1 * sizes[0].std((2, 3))).all()
+
+
+@torch.no_grad()
+def test_patches_are_learnt_from_real_images() -> None:
+    def uneven(deviation: float, seed: int) -> Tensor:
+        texture = grained(3.0)
+        texture.patches.fill_(deviation)
+        return textured(texture, chests(60, seed=seed), *range(100 * seed, 100 * seed + 60))
+
+    texture = grained(3.0)
+    fit_films(texture, chests(60), uneven(0.7, seed=1))
+    half_the_variance = torch.full((4,), 0.7 * 0.5**0.5)
+    torch.testing.assert_close(texture.patches, half_the_variance, rtol=0, atol=0.15)
+    fit_films(texture, chests(60), uneven(0.0, seed=1))
+    assert texture.patches.max() < 0.25
 
 
 @torch.no_grad()
@@ -249,4 +274,6 @@ def test_ceiling_of_the_card_has_grain_but_its_own_film(tiny_pipeline: XRealPipe
     with_grain = reconstruct(tiny_pipeline.vae, images, grained(1.0))
     assert (with_grain - plain).std() > 0.001
     assert not np.array_equal(with_grain[0] - plain[0], with_grain[8] - plain[8])  # each image its own
-    np.testing.assert_array_equal(with_grain, reconstruct(tiny_pipeline.vae, images, grained(1.0, films=1.0)))
+    learnt = grained(1.0, films=1.0)
+    learnt.patches.data.fill_(1.0)
+    np.testing.assert_array_equal(with_grain, reconstruct(tiny_pipeline.vae, images, learnt))

@@ -221,8 +221,8 @@ def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray, texture: Texture
     parts = [decode_latents(autoencoder, encode_image(autoencoder, part.to(autoencoder.device))) for part in batches]
     if texture is not None:
         seeds = iter(range(len(images)))
-        films = (texture.film(part, texture_generators([next(seeds) for _ in part])) for part in parts)
-        parts = [texture(part, film._replace(gains=0 * film.gains)) for part, film in zip(parts, films, strict=True)]
+        films = (texture.film(part, texture_generators([next(seeds) for _ in part]), drawn=False) for part in parts)
+        parts = [texture(part, film) for part, film in zip(parts, films, strict=True)]
     return torch.cat(parts)[:, 0].cpu().numpy()
 
 

@@ -15,7 +15,7 @@ from xreal.models.grid import common_tile, without_grid
 
 __all__ = ["Film", "Texture"]
 
-_STEP = 4  # pixels: the strength of grain is predicted on every fourth
+_STEP = 4  # pixels: the strength of grain is predicted on every fourth, and changes by chance from one to the next
 _WIDE = 5  # of those, the side of the square whose detail it is read off
 _ABOVE = 1.0  # log amplitude, 9 dB: edges get no more grain than this above the film's own
 _FAINT = 1e-8  # of white²: power of detail below this is rounding to 8 bits
@@ -43,8 +43,14 @@ class Texture(ModelMixin, ConfigMixin):
     any of them. How much detail real X-rays have besides is read off what the decoded image has in each band and
     place, and added as noise; no finer than that, it tells nothing of the patient.
 
+    Real grain is not alike everywhere: it comes in patches, smooth next to sharp, that nothing in the decoded image
+    foretells. How much its strength varies so is a number per band, in log amplitude.
+
     Dose, detector and processing, which latents do not hold, differ from film to film: each band of an image is made
-    stronger or weaker, by a draw from a Gaussian of what drawn X-rays lack of real ones (``xreal train film``).
+    stronger or weaker, by a draw from a Gaussian of what drawn X-rays lack of real ones.
+
+    The network learns from X-rays and what is decoded of them (``xreal train texture``), patches and films from what
+    the whole model draws (``xreal train film``).
     """
 
     @register_to_config
@@ -68,6 +74,7 @@ class Texture(ModelMixin, ConfigMixin):
         with torch.no_grad():
             self.deviation[-1].weight.mul_(0.1)
             self.deviation[-1].bias.fill_(-0.5)  # grain not much weaker than what is there
+        self.patches = nn.Parameter(torch.zeros(grain_bands), requires_grad=False)
         self.film_mean = nn.Parameter(torch.zeros(bands), requires_grad=False)
         self.film_root = nn.Parameter(torch.zeros(bands, bands), requires_grad=False)
 
@@ -85,25 +92,35 @@ class Texture(ModelMixin, ConfigMixin):
         grained = without_grid(images, strength * film.tile) + strength * film.grain
         return amplify(grained, (strength * film.gains).clamp(-_MOST, _MOST).exp()).clamp(0, 1)
 
-    def film(self, images: Tensor, generators: list[torch.Generator]) -> Film:
-        """Draw a film for each decoded image, (B, 1, H, W) in [0, 1], by its generator."""
-        tile = common_tile(images, self.config.tile)
-        grain = self.grain(without_grid(images, tile), generators)
-        scores = torch.stack([torch.randn(self.config.bands, generator=one) for one in generators]).to(images)
-        return Film(tile, grain, self.film_mean + scores @ self.film_root.T)
+    def film(self, images: Tensor, generators: list[torch.Generator], drawn: bool = True) -> Film:
+        """Draw a film for each decoded image.
 
-    def grain(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Draw the grain that images without grid, (B, 1, H, W), lack; of the same shape."""
-        white = torch.stack([torch.randn(1, *images.shape[-2:], generator=one) for one in generators]).to(images)
-        noise = noise_in_bands(white, self.config.grain_bands)
-        return (self.deviations(self.bands(images)) * noise).sum(1, keepdim=True)
+        Args:
+            images: (B, 1, H, W) in [0, 1].
+            generators: one per image.
+            drawn: False for real X-rays through the autoencoder, which have what ``xreal train film`` learns, as it is
+                what drawn ones lack of them.
+        """
+        tile = common_tile(images, self.config.tile)
+        grain = self.grain(without_grid(images, tile), generators, drawn)
+        scores = torch.stack([torch.randn(self.config.bands, generator=one) for one in generators]).to(images)
+        return Film(tile, grain, drawn * (self.film_mean + scores @ self.film_root.T))
+
+    def grain(self, images: Tensor, generators: list[torch.Generator], drawn: bool = True) -> Tensor:
+        """Draw the grain that images without grid, (B, 1, H, W), lack, in patches or not; of the same shape."""
+        height, width = images.shape[-2:]
+        noise = noise_in_bands(_white(images, height, width, generators), self.config.grain_bands)
+        patch = _white(images, height // _STEP, width // _STEP, generators)
+        strengths = self.strengths(self.bands(images)) + drawn * self.patches.view(-1, 1, 1) * patch
+        deviations = F.interpolate(strengths, scale_factor=_STEP, mode="bilinear").exp()
+        return (deviations * noise).sum(1, keepdim=True)
 
     def bands(self, images: Tensor) -> Tensor:
         """Split (B, 1, H, W) into bands and what is coarser, (B, bands + 1, H, W)."""
         return split(images, self.config.bands)
 
-    def deviations(self, bands: Tensor) -> Tensor:
-        """Return the standard deviation of each band's noise in each place, (B, grain bands, H, W).
+    def strengths(self, bands: Tensor) -> Tensor:
+        """Return the log amplitude of each band's noise around every fourth pixel, (B, grain bands, H / 4, W / 4).
 
         Args:
             bands: of ``bands``, (B, bands + 1, H, W).
@@ -113,7 +130,7 @@ class Texture(ModelMixin, ConfigMixin):
         seen = torch.cat([size / 2 + 3, 2 * grey - 1], 1)  # both about 0, of unit size
         logarithm = self.deviation(seen) + size[:, : self.config.grain_bands]
         logarithm = torch.minimum(logarithm, logarithm.mean((2, 3), keepdim=True) + _ABOVE)
-        return F.interpolate(logarithm.clamp(-12, -1), scale_factor=_STEP, mode="bilinear").exp()
+        return logarithm.clamp(-12, -1)
 
     def sizes(self, bands: Tensor) -> Tensor:
         """Return the log amplitude of each band of ``bands`` around every fourth pixel, (B, bands, H / 4, W / 4)."""
@@ -128,9 +145,13 @@ class Texture(ModelMixin, ConfigMixin):
             generators: of the films, one per image; how films differ is left out.
         """
         clean = without_grid(decoded, common_tile(decoded, self.config.tile))
-        grained = clean + self.grain(clean, generators)
+        grained = clean + self.grain(clean, generators, drawn=False)
         drawn, wanted = (self.sizes(self.bands(images)) for images in (grained, real))
         return (drawn - wanted)[:, : self.config.grain_bands].abs().mean()
+
+
+def _white(images: Tensor, height: int, width: int, generators: list[torch.Generator]) -> Tensor:
+    return torch.stack([torch.randn(1, height, width, generator=one) for one in generators]).to(images)
 
 
 def _around(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Learning how films differ from one another, beyond what is drawn on them: no steps, one set of drawn X-rays."""
+"""Learning how real films differ from one another and from place to place: no steps, one set of drawn X-rays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ __all__ = ["fit_films", "learn_films"]
 _MOST = 300  # X-rays drawn, spread over the data
 _FEWEST = 50  # below that a covariance of nine bands says little
 _BATCH = 10
-_ROUNDS = 4  # bands overlap, and film and grain act on one another: what is left is corrected again
+_PATCHY = 0.5  # share of what places vary by that is patches; with all of it, fine detail is too strong (docs/log.md)
+_UNSEEN = 2.0  # of the variance of patches, half is averaged away where amplitudes are measured
+_ROUNDS = 6  # bands overlap, and film and grain act on one another: what is left is corrected again
 
 
 @torch.inference_mode()
@@ -73,10 +75,12 @@ def learn_films(
 
 @torch.no_grad()
 def fit_films(texture: Texture, drawn: Tensor, real: Tensor) -> dict[str, float]:
-    """Give a texture's films the mean and the covariance that drawn X-rays lack of real ones, over log amplitudes.
+    """Give a texture the mean and the scatter that drawn X-rays lack of real ones, over log amplitudes.
+
+    Scatter from film to film becomes the films' covariance, half of that from place to place the patches'.
 
     Args:
-        texture: trained, its films are set.
+        texture: trained, its films and patches are set.
         drawn: decoded, without texture, (N, 1, H, W) in [0, 1].
         real: others with the same organs, (M, 1, H, W).
 
@@ -85,26 +89,32 @@ def fit_films(texture: Texture, drawn: Tensor, real: Tensor) -> dict[str, float]
         worst band, with the films that the texture keeps.
     """
     mean, covariance = torch.zeros_like(texture.film_mean), torch.zeros_like(texture.film_root)
-    wanted = _amplitudes(texture, real)
-    for _ in range(_ROUNDS):
+    patches = torch.zeros_like(texture.patches)
+    wanted, uneven = _amplitudes(texture, real)
+    for turn in range(_ROUNDS):
         texture.film_mean.copy_(mean)
         texture.film_root.copy_(_root(covariance))
+        texture.patches.copy_(patches.clamp_min(0).sqrt())
         textured = []
         for start in range(0, len(drawn), _BATCH):
             part = drawn[start : start + _BATCH]
             film = texture.film(part, texture_generators(list(range(start, start + len(part)))))
             textured.append(texture(part, film))
-        reached = _amplitudes(texture, torch.cat(textured))
+        reached, variance = _amplitudes(texture, torch.cat(textured))
         gap = wanted.mean(0) - reached.mean(0)
         mean, covariance = mean + gap, covariance + wanted.T.cov() - reached.T.cov()
+        if turn == 0:  # drawn without patches
+            uneven = torch.lerp(variance, uneven, _PATCHY)
+        patches = patches + _UNSEEN * (uneven - variance)[: len(patches)]
     scatter = (wanted.std(0) / reached.std(0)).log()
     decibels = 20 / math.log(10)
     return {"mean": decibels * float(gap.abs().max()), "scatter": decibels * float(scatter.abs().max())}
 
 
-def _amplitudes(texture: Texture, images: Tensor) -> Tensor:
-    """Return the mean log amplitude of each band of each image, (N, bands)."""
-    return torch.cat([texture.sizes(texture.bands(part)).mean((2, 3)) for part in images.split(_BATCH)])
+def _amplitudes(texture: Texture, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean log amplitude of each band of each image, (N, bands), and its variance within one, (bands,)."""
+    sizes = torch.cat([texture.sizes(texture.bands(part)) for part in images.split(_BATCH)])
+    return sizes.mean((2, 3)), sizes.var((2, 3)).mean(0)
 
 
 def _root(covariance: Tensor) -> Tensor:
