@@ -15,6 +15,7 @@ from xreal.errors import DataError, InputError, ModelError, TrainingError
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import write_organ_mask
 from xreal.models.folder import read_index, write_index
+from xreal.models.signal_leak import SignalLeak
 from xreal.models.texture import Texture
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
@@ -90,13 +91,17 @@ def test_controlnet_without_a_mask_is_the_model_alone(models: dict[str, Path], t
     np.testing.assert_array_equal(*pictures)
 
 
-def test_texture_goes_along_with_its_autoencoder(phantom_data: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_what_belongs_to_an_autoencoder_goes_along_with_it(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
     model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
     Texture(2, 2).save_pretrained(model / "texture")
+    SignalLeak(2, 4, 8).save_pretrained(model / "signal_leak")
     assert write_index(model)
     for name in NAMES:
         build_stage(name, TINY, [phantom_data], tmp_path / name, autoencoder=model, start=model).export(tmp_path / name)
-        assert weights(tmp_path / name).keys() >= {key for key in weights(model) if key.startswith("texture.")}
+        kept = {key for key in weights(model) if key.startswith(("texture.", "signal_leak."))}
+        assert weights(tmp_path / name).keys() >= kept
 
 
 def test_concat_begins_as_the_backbone_it_starts_from(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from xreal.models.folder import save_component
-from xreal.models.texture import Texture
 from xreal.training.backbone import BackboneStage
 
 __all__ = ["ConcatStage"]
@@ -17,19 +19,19 @@ class ConcatStage(BackboneStage):
     Begun from a backbone, it draws what that one draws until it has learnt what the mask says.
 
     Attributes:
-        texture: what the autoencoder's decoder leaves out, where its model has learnt it; goes along with it.
+        beside: components that belong to an autoencoder from elsewhere and go along with it, ``texture`` above all.
     """
 
     name = "concat"
     sees_organs = True
     organ_dropout = 0.1
     widened = ("conv_in.weight",)
-    texture: Texture | None = None
+    beside: Mapping[str, Any] = MappingProxyType({})
 
     def export(self, folder: Path) -> None:
         """Write what the backbone writes, and the autoencoder if it came from elsewhere."""
         super().export(folder)
         if not (folder / "vae").is_dir():
             save_component(self.autoencoder, folder / "vae")
-            if self.texture is not None:
-                save_component(self.texture, folder / "texture")
+            for name, component in self.beside.items():
+                save_component(component, folder / name)

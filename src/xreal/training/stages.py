@@ -75,8 +75,10 @@ def build_stage(
 
         _refuse_backbone(out, name)
         concat = ConcatStage(preset, data, _autoencoder(autoencoder or out), cache, start)
-        if autoencoder is not None and (autoencoder / "texture").is_dir():
-            concat.texture = load_component(autoencoder, "texture", "Texture")
+        if autoencoder is not None:
+            known = {"signal_leak": "SignalLeak", "texture": "Texture"}
+            kept = {name: kind for name, kind in known.items() if (autoencoder / name).is_dir()}
+            concat.beside = {name: load_component(autoencoder, name, kind) for name, kind in kept.items()}
         return concat
     if name in ("adapter", "joint"):
         from xreal.training.steering import AdapterStage, JointStage

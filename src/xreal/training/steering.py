@@ -33,7 +33,7 @@ class _SteeringStage(BackboneStage):
 
     sees_organs = True
     component: ClassVar[str]
-    carried: ClassVar[tuple[str, ...]] = ("segmenter", "texture")
+    carried: ClassVar[tuple[str, ...]] = ("segmenter", "signal_leak", "texture")
 
     def __init__(self, preset: Preset, data: Sequence[Path], start: Path, cache: Path) -> None:
         """Open the model that is to be steered.
