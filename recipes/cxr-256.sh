@@ -17,7 +17,7 @@
 #   joint again   2,600 × 32            90 min, two processes, B     v-loss with the mask 0.330
 #   and again     3,100 × 32            105 min, two processes, B    v-loss with the mask 0.327
 #   and again     2,400 × 32            75 min, two processes, B     v-loss with the mask 0.318, docs/results.md
-#   signal-leak  one pass               2 min, two threads, B        docs/log.md
+#   signal-leak  one pass               1 min, two threads, B        docs/log.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   texture         250 ×  8            3 min, two threads, B        bands within 0.3 dB
 #   film         one pass               1 min, two threads, B        their means within 0.1, deviations within 0.3 dB

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -112,49 +114,44 @@ def train(
 
 
 def _learn_variation(data: list[Path], out: Path, components: int) -> None:
-    from rich.progress import Progress
-
     from xreal.models.folder import write_index
     from xreal.training.variation import learn_variation
 
-    with Progress() as progress:
-        task = progress.add_task("variation", total=None)
-        variation = learn_variation(
-            data, out, components, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with _bar("variation") as report:
+        variation = learn_variation(data, out, components, report)
     variation.save_pretrained(out / "anatomy_variation")
     write_index(out)
     typer.echo(f"{out / 'anatomy_variation'}: {components} components")
 
 
 def _learn_signal_leak(data: list[Path], out: Path) -> None:
-    from rich.progress import Progress
-
     from xreal.models.folder import write_index
     from xreal.training.signal_leak import learn_signal_leak
 
-    with Progress() as progress:
-        task = progress.add_task("signal-leak", total=None)
-        leak = learn_signal_leak(data, out, lambda done, total: progress.update(task, completed=done, total=total))
+    with _bar("signal-leak") as report:
+        leak = learn_signal_leak(data, out, report)
     leak.save_pretrained(out / "signal_leak")
     write_index(out)
     typer.echo(f"{out / 'signal_leak'}: {len(leak.directions)} directions")
 
 
 def _learn_films(data: list[Path], out: Path, steps: int | None) -> None:
-    from rich.progress import Progress
-
     from xreal.training.film import learn_films
 
-    with Progress() as progress:
-        task = progress.add_task("film", total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with _bar("film") as report:
         texture, left = learn_films(data, out, report, steps=steps)
     texture.save_pretrained(out / "texture")
     typer.echo(
         f"{out / 'texture'}: bands of drawn X-rays are off by {left['mean']:.2f} dB at most, their scatter by "
         f"{left['scatter']:.2f} dB"
     )
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, and give what it is told by: how many are done, of how many."""
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
