@@ -142,6 +142,39 @@ def test_images_of_other_settings_are_not_mixed_in(
     assert "drawn with another seed" in capsys.readouterr().err
 
 
+def test_network_learns_from_other_x_rays_than_it_is_tested_on(
+    data: Path,
+    judges: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = {}
+
+    def tell(*images: np.ndarray) -> dict[str, object]:
+        seen[len(seen)] = images
+        return {"accuracy": {"value": 1.0, "low": 0.9, "high": 1.0, "n": len(images[2]) + len(images[3])}}
+
+    asked = ("--model", tiny_model_folder, "--n", 2, "--rows", "regional", "--only", "network")
+    assert run(*_command(data, judges, tmp_path / "few", *asked)) == 0
+    few = json.loads((tmp_path / "few/report.json").read_text())
+    assert any("12 X-rays of `train` have a mask of both lungs" in note for note in few["notes"])
+    monkeypatch.setattr("xreal.evaluation.evaluate.FEWEST_TO_LEARN", 12)
+    monkeypatch.setattr("xreal.evaluation.evaluate.network_axis", lambda *images_and_seed: tell(*images_and_seed[:4]))
+    assert run(*_command(data, judges, tmp_path / "out", *asked)) == 0
+    rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
+    for name, (real, generated, test_real, test_generated) in zip(
+        ("reconstructed", "regional"), seen.values(), strict=True
+    ):
+        assert rows[name]["told by a network"]["accuracy"]["value"] == 1
+        assert len(real) == len(generated) == 12
+        assert not {image.tobytes() for image in real} & {image.tobytes() for image in test_real}
+        assert not {image.tobytes() for image in generated} & {image.tobytes() for image in test_generated}
+    written = sorted((tmp_path / "out/images/network").glob("*.json"))
+    assert json.loads(written[0].read_text())["seed"] == 1_000_000
+
+
 def test_pictures_from_anywhere_are_judged(
     card: tuple[Path, dict], data: Path, judges: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:
@@ -184,6 +217,7 @@ def test_a_case_is_read_as_it_was_written(tmp_path: Path) -> None:
         (("--model", "cxr-256", "--generated", "."), "either a model that draws or a folder"),
         (("--model", "cxr-256", "--only", "beauty"), f"expected some of {', '.join(AXES)}"),
         (("--model", "cxr-256", "--n", 0), "≥ 1"),
+        (("--generated", ".", "--only", "network"), "draws images to learn from"),
     ],
 )
 def test_contradicting_options_are_refused(

@@ -27,7 +27,9 @@ def evaluate(
     two_pass_n: Annotated[int, typer.Option(help="Images of the row two-pass, which takes longest.")] = 20,
     only: Annotated[
         str,
-        typer.Option(help="Axes: fidelity,anatomy,pathology,diversity,privacy,edits,utility; default the first five."),
+        typer.Option(
+            help="Axes: fidelity,anatomy,pathology,diversity,privacy,edits,network,utility; default the first five."
+        ),
     ] = "fidelity,anatomy,pathology,diversity,privacy",
     edit_n: Annotated[int, typer.Option(help="Real X-rays edited in each way, for the axis edits.")] = 50,
     minutes: Annotated[

@@ -30,6 +30,7 @@ from xreal.evaluation.places import PlaceJudge, real_places
 from xreal.evaluation.privacy import NearestImages, copy_summary
 from xreal.evaluation.radiomics import radiomics_features, radiomics_scores
 from xreal.evaluation.spectrum import spectrum_distance
+from xreal.evaluation.telling import network_tells
 from xreal.evaluation.utility import Utility, classifier_utility, segmenter_utility
 from xreal.masks.areas import extent
 from xreal.vocabulary import Finding
@@ -43,6 +44,7 @@ __all__ = [
     "diversity_axis",
     "edits_axis",
     "finding_fidelity",
+    "network_axis",
     "number",
     "pathology_axes",
     "places_axis",
@@ -277,6 +279,31 @@ def edits_axis(edits: Edits) -> Axis:
     return _means(edits.scores)
 
 
+def network_axis(
+    real_train: np.ndarray, generated_train: np.ndarray, real: np.ndarray, generated: np.ndarray, seed: int = 0
+) -> Axis:
+    """Let networks learn to tell generated images from real ones at a quarter, half and the whole of their size.
+
+    Args:
+        real_train: (N, H, W), what the networks learn from; of other patients than ``real``.
+        generated_train: (M, H, W), likewise.
+        real: what they are tested on, (K, H, W).
+        generated: likewise, (L, H, W).
+        seed: of the networks.
+
+    Returns:
+        "accuracy at S pixels" for each size (n = K + L); 0.5: it cannot tell.
+    """
+    axis: Axis = {}
+    for size in (real.shape[-1] // 4, real.shape[-1] // 2, real.shape[-1]):
+        scores = network_tells(real_train, generated_train, real, generated, size, seed)
+        axis |= _from_flat(
+            {key.replace("accuracy", f"accuracy at {size} pixels"): value for key, value in scores.items()},
+            len(real) + len(generated),
+        )
+    return axis
+
+
 def utility_axes(
     real_train: Cases, masked: Cases, labelled: Cases, test: Cases, seconds: float
 ) -> tuple[dict[str, Axis], list[str]]:
@@ -296,7 +323,9 @@ def utility_axes(
     with_masks = int(masked.organ_masks.any((1, 2)).sum())
     with_labels = min(sum(bool(names) for names in cases.findings) for cases in (labelled, real_train))
     axes, notes = {}, []
-    segmenter = partial(segmenter_utility, few_shot=min(FEW_REAL, with_masks))
+    few = min(FEW_REAL, with_masks)
+    # All that were drawn: real masks are dear, drawn X-rays cost nothing.
+    segmenter = partial(segmenter_utility, few_shot=few, ratios=(max(1, with_masks // max(1, few)),))
     classifier = partial(classifier_utility, Finding.PNEUMONIA, few_shot=with_labels)
     for name, task, drawn in (("segmenter", segmenter, masked), ("Pneumonia classifier", classifier, labelled)):
         try:

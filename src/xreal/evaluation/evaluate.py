@@ -20,6 +20,7 @@ from xreal.evaluation.card import (
     diversity_axis,
     edits_axis,
     finding_fidelity,
+    network_axis,
     pathology_axes,
     places_axis,
     privacy_axis,
@@ -35,6 +36,7 @@ from xreal.evaluation.privacy import FEWEST_HELD_OUT, TrainingImages, nearest_tr
 from xreal.evaluation.report import Picture, edited_pairs, examples, pairs, write_report
 from xreal.evaluation.rows import (
     REAL,
+    RECONSTRUCTED,
     REGIONAL,
     SHUFFLED,
     Row,
@@ -42,10 +44,14 @@ from xreal.evaluation.rows import (
     ask,
     draw_labelled,
     draw_row,
+    like_real,
     model_rows,
+    reconstruct,
     shuffle_masks,
+    with_lungs,
     with_twins,
 )
+from xreal.evaluation.telling import FEWEST_TO_LEARN
 from xreal.evaluation.utility import forecast_utility
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
@@ -56,6 +62,8 @@ __all__ = ["evaluate"]
 _DIVERSITY = (8, 4)  # organ masks, images of each
 _MOST_REAL = 600  # real images that are judged; more only take longer
 _MOST_TRAINING = 2000  # real images that networks of the axis utility may learn from; they take 0.8 MB each
+_LEARNT_FROM = 300  # training X-rays, and as many drawn, that the network of the axis "network" sees
+_OTHER_SEEDS = 1_000_000  # from here on: nothing that is judged is also learnt from
 _PART = 256  # training images that are looked at together for copies
 
 
@@ -122,6 +130,8 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
         _privacy(options, real, rows, main, card, say)
     if "edits" in options.only and pipeline is not None:
         _edits(options, pipeline, judges, main, card, track)
+    if "network" in options.only and pipeline is not None:
+        _network(options, pipeline, reference, rows, card, track)
     if "utility" in options.only:
         masked = labelled = with_twins(rows[main].cases)
         if pipeline is not None:
@@ -287,6 +297,31 @@ def _edits(options: Options, pipeline: XRealPipeline, judges: Judges, name: str,
     for kind, some in edits.items():
         card.rows[name][f"edits: {kind}"] = edits_axis(some)
     card.pictures["edits of real X-rays"] = edited_pairs(edits)
+
+
+def _network(
+    options: Options, pipeline: XRealPipeline, reference: Cases, rows: dict[str, Row], card: _Card, track: Track
+) -> None:
+    """Ask for what training X-rays show, and let networks learn to tell these, and their reconstructions, from them."""
+    known = Cases.from_samples(_random_part(PreparedDataset(options.train or options.real, "train"), _MOST_TRAINING))
+    count = min(_LEARNT_FROM, len(with_lungs(known)))
+    if count < FEWEST_TO_LEARN:
+        card.notes.append(
+            f"network: {count} X-rays of `train` have a mask of both lungs; at least {FEWEST_TO_LEARN} are needed"
+        )
+        return
+    requests, owners = ask(known, count, options.seed)
+    about = {"weights": weights_hash(resolve_folder(str(options.model)))}
+    folder, seed = options.out / "images/network", options.seed + _OTHER_SEEDS
+    drawn = draw_row(pipeline, requests, folder, about, seed, track, batch_size=options.batch_size)
+    generated = {
+        RECONSTRUCTED: reconstruct(pipeline.vae, owners.images, pipeline.texture),
+        REGIONAL: like_real(drawn, owners),
+    }
+    for name, images in generated.items():
+        card.rows[name]["told by a network"] = network_axis(
+            owners.images, images, reference.images, rows[name].mixed, options.seed
+        )
 
 
 def _utility(

@@ -10,7 +10,7 @@ from xreal.evaluation.judges import JUDGES
 
 __all__ = ["AXES", "ROWS", "Options", "check_options"]
 
-AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "edits", "utility")
+AXES = ("fidelity", "anatomy", "pathology", "diversity", "privacy", "edits", "network", "utility")
 ROWS = ("regional", "prompted", "prior", "two-pass", "text")
 """What a model is asked to draw: with all that it has, with the prior instead of the adapter, as the authors do, and
 without organ masks."""
@@ -73,5 +73,7 @@ def check_options(options: Options) -> None:
         raise InputError(f"the row {ROWS[0]} is what the others are compared with; give it too")
     if "edits" in options.only and options.model is None:
         raise InputError("the axis edits needs a model that edits real X-rays; give --model, or leave the axis out")
+    if "network" in options.only and options.model is None:
+        raise InputError("the axis network draws images to learn from; give --model, or leave the axis out")
     if min(options.n, options.batch_size, options.edit_n) < 1 or min(options.two_pass_n, options.seed) < 0:
         raise InputError("expected --n, --edit-n and --batch-size ≥ 1, --two-pass-n and --seed ≥ 0")

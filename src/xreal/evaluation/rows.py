@@ -28,6 +28,7 @@ from xreal.vocabulary import Finding, Organ
 
 __all__ = [
     "REAL",
+    "RECONSTRUCTED",
     "REGIONAL",
     "REQUESTED",
     "SHUFFLED",
@@ -40,6 +41,7 @@ __all__ = [
     "model_rows",
     "reconstruct",
     "shuffle_masks",
+    "with_lungs",
     "with_twins",
 ]
 
@@ -94,8 +96,7 @@ def ask(real: Cases, n: int, seed: int = 0) -> tuple[Cases, Cases]:
     Raises:
         InputError: fewer than n masks.
     """
-    lungs = (Organ.LEFT_LUNG, Organ.RIGHT_LUNG)
-    usable = [i for i, mask in enumerate(real.organ_masks) if all((mask == organ).any() for organ in lungs)]
+    usable = with_lungs(real)
     if len(usable) < n:
         raise InputError(
             f"n = {n}, but only {len(usable)} real X-rays have a mask of both lungs; "
@@ -109,6 +110,12 @@ def ask(real: Cases, n: int, seed: int = 0) -> tuple[Cases, Cases]:
         lesion_masks=sample_lung_boxes(owners.organ_masks, seed),
     )
     return requests, owners
+
+
+def with_lungs(cases: Cases) -> list[int]:
+    """Return the indices of those whose organ mask has both lungs."""
+    lungs = (Organ.LEFT_LUNG, Organ.RIGHT_LUNG)
+    return [i for i, mask in enumerate(cases.organ_masks) if all((mask == organ).any() for organ in lungs)]
 
 
 def draw_row(

@@ -22,7 +22,17 @@ from xreal.masks.organs import dice_per_organ
 from xreal.masks.segmenter import Segmenter, build_segmenter, segment
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["BATCH", "FEWEST_TEST", "FEWEST_TRAIN", "Classify", "Pool", "Segment", "Task"]
+__all__ = [
+    "BATCH",
+    "FEWEST_TEST",
+    "FEWEST_TRAIN",
+    "Classify",
+    "Pool",
+    "Segment",
+    "Task",
+    "build_classifier",
+    "standardised",
+]
 
 FEWEST_TRAIN, FEWEST_TEST = 2, 5
 """Images of each kind that there must be: with and without the finding, or with organ masks."""
@@ -105,15 +115,7 @@ class Classify(Task):
 
     def build(self) -> nn.Module:
         """Make a DenseNet with one logit."""
-        return DenseNet(
-            spatial_dims=2,
-            in_channels=1,
-            out_channels=1,
-            init_features=16,
-            growth_rate=8,
-            block_config=(2, 2, 2),
-            norm=("group", {"num_groups": 4}),  # batch statistics of real and synthetic images would not mix
-        )
+        return build_classifier()
 
     def pool(self, cases: Cases, name: str, fewest: int) -> Pool:
         """Take standardised images of known findings; strata: without, with the finding."""
@@ -125,9 +127,7 @@ class Classify(Task):
                 f"{name} has {counts[0]} images with {self.finding.value} and {counts[1]} without; expected at least "
                 f"{fewest} of each. Give more, or another finding."
             )
-        images = _fitted(known.images, self.image_size)
-        mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
-        return Pool((images - mean) / (deviation + 1e-3), present, present)
+        return Pool(standardised(known.images, self.image_size), present, present)
 
     def blank(self) -> Pool:
         """Make images without the finding."""
@@ -195,6 +195,25 @@ class Segment(Task):
         dice = [dice_per_organ(wanted, seen) for wanted, seen in zip(test.targets.numpy(), found, strict=True)]
         organs = sorted({organ for one in dice for organ in one})
         return {f"dice {organ}": float(np.mean([one[organ] for one in dice if organ in one])) for organ in organs}
+
+
+def build_classifier() -> nn.Module:
+    """Make a DenseNet with one logit, for images (B, 1, S, S) of ``standardised``."""
+    return DenseNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        init_features=16,
+        growth_rate=8,
+        block_config=(2, 2, 2),
+        norm=("group", {"num_groups": 4}),  # batch statistics of real and synthetic images would not mix
+    )
+
+
+def standardised(images: np.ndarray, size: int) -> Tensor:
+    """Bring images (N, H, W) to ``size`` pixels a side, mean 0 and deviation 1 each, (N, 1, S, S)."""
+    fitted = _fitted(images, size)
+    return (fitted - fitted.mean((2, 3), keepdim=True)) / (fitted.std((2, 3), keepdim=True) + 1e-3)
 
 
 def _fitted(images: np.ndarray, size: int) -> Tensor:

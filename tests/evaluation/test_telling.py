@@ -1,0 +1,49 @@
+"""A network tells what differs, at the size at which it differs, and nothing else."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from xreal.errors import InputError
+from xreal.evaluation.telling import network_tells
+
+Textures = Callable[[int, int], np.ndarray]
+
+
+def accuracy(real: np.ndarray, generated: np.ndarray, size: int) -> dict[str, float]:
+    """Learn from the first 100 of each, test on the others."""
+    return network_tells(real[:100], generated[:100], real[100:], generated[100:], size, steps=150)
+
+
+def test_noise_of_single_pixels_is_told_at_the_whole_size_and_hardly_at_a_quarter(textures: Textures) -> None:
+    real, other = textures(160, 0), textures(160, 1)
+    noisy = np.clip(other + np.random.default_rng(2).normal(0, 0.08, other.shape), 0, 1).astype(np.float32)
+    assert accuracy(real, noisy, 64)["accuracy"] > 0.9
+    assert accuracy(real, noisy, 16)["accuracy low"] < 0.6
+
+
+def test_nothing_is_told_where_nothing_differs_and_the_interval_says_so(textures: Textures) -> None:
+    scores = accuracy(textures(160, 0), textures(160, 1), 64)
+    assert scores["accuracy low"] < 0.5 < scores["accuracy high"]
+    assert scores["accuracy low"] <= scores["accuracy"] <= scores["accuracy high"]
+
+
+def test_values_between_the_steps_of_8_bits_do_not_count(textures: Textures) -> None:
+    real, other = textures(160, 0), textures(160, 1)
+    stored = np.rint(real * 255).astype(np.float32) / 255
+    scores = accuracy(stored, other, 64)
+    assert scores == accuracy(stored, np.rint(other * 255).astype(np.float32) / 255, 64)
+
+
+def test_a_seed_always_learns_the_same(textures: Textures) -> None:
+    real, other = textures(110, 0), textures(110, 1)
+    again = [network_tells(real[:100], other[:100], real[100:], other[100:], 32, seed=3, steps=5) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+@pytest.mark.parametrize(("learn", "test"), [(99, 10), (100, 0)])
+def test_too_few_images_are_refused(textures: Textures, learn: int, test: int) -> None:
+    images = textures(100, 0)
+    with pytest.raises(InputError, match="at least 100 of each"):
+        network_tells(images[:learn], images, images[:test], images, 32)
