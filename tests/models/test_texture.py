@@ -126,6 +126,17 @@ def test_patches_make_grain_stronger_in_one_place_than_in_the_next() -> None:
 
 
 @torch.no_grad()
+def test_no_patch_is_so_strong_that_single_pixels_are_seen() -> None:
+    images, even, patchy = chests(8), *(Texture(bands=6, grain_bands=1, width=4) for _ in range(2))
+    patchy.load_state_dict(even.state_dict())
+    patchy.patches.fill_(1.0)
+    plain, strong = (one.grain(images, generators(*range(8))) for one in (even, patchy))
+    factors = (strong / plain).log()
+    assert 1.9 < factors.max() < 2.01
+    assert -2.01 < factors.min() < -1.9
+
+
+@torch.no_grad()
 def test_patches_are_learnt_from_real_images() -> None:
     def uneven(deviation: float, seed: int) -> Tensor:
         texture = grained(3.0)

@@ -17,6 +17,7 @@ __all__ = ["Film", "Texture"]
 
 _STEP = 4  # pixels: the strength of grain is predicted on every fourth, and changes by chance from one to the next
 _WIDE = 5  # of those, the side of the square whose detail it is read off
+_FURTHEST = 2.0  # deviations of the draw of a patch: what lies beyond is seen as single white and black pixels
 _ABOVE = 1.0  # log amplitude, 9 dB: edges get no more grain than this above the film's own
 _FAINT = 1e-8  # of white²: power of detail below this is rounding to 8 bits
 _MOST = 1.25  # log amplitude, 11 dB: no film is sharper or softer than another by more
@@ -110,7 +111,7 @@ class Texture(ModelMixin, ConfigMixin):
         """Draw the grain that images without grid, (B, 1, H, W), lack, in patches or not; of the same shape."""
         height, width = images.shape[-2:]
         noise = noise_in_bands(_white(images, height, width, generators), self.config.grain_bands)
-        patch = _white(images, height // _STEP, width // _STEP, generators)
+        patch = _white(images, height // _STEP, width // _STEP, generators).clamp(-_FURTHEST, _FURTHEST)
         strengths = self.strengths(self.bands(images)) + drawn * self.patches.view(-1, 1, 1) * patch
         deviations = F.interpolate(strengths, scale_factor=_STEP, mode="bilinear").exp()
         return (deviations * noise).sum(1, keepdim=True)
