@@ -314,11 +314,12 @@ def _network(
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
     folder, seed = options.out / "images/network", options.seed + _OTHER_SEEDS
     drawn = draw_row(pipeline, requests, folder, about, seed, track, batch_size=options.batch_size)
-    generated = {
-        RECONSTRUCTED: reconstruct(pipeline.vae, owners.images, pipeline.texture),
-        REGIONAL: like_real(drawn, owners),
-    }
-    for name, images in generated.items():
+    generated = (
+        (RECONSTRUCTED, reconstruct(pipeline.vae, owners.images, pipeline.texture)),
+        (REGIONAL, like_real(drawn, owners)),
+    )
+    for i in track(range(len(generated)), "told by a network"):
+        name, images = generated[i]
         card.rows[name]["told by a network"] = network_axis(
             owners.images, images, reference.images, rows[name].mixed, options.seed
         )
