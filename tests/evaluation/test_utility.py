@@ -162,6 +162,15 @@ def test_twins_count_as_healthy(chests: Cases) -> None:
     np.testing.assert_array_equal(both.organ_masks[3], chests.organ_masks[1])
 
 
+def test_beside_few_real_x_rays_a_segmenter_sees_all_that_were_drawn(
+    chests: Cases, steps: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps(2)
+    monkeypatch.setattr("xreal.evaluation.card.FEW_REAL", 4)
+    axes, _ = utility_axes(chests.take(range(8)), chests.take(range(13)), chests, chests.take(range(8)), 600)
+    assert "gain dice heart, real + 3 × synthetic" in axes["utility: segmenter"]
+
+
 def test_a_task_that_images_do_not_suffice_for_is_noted_and_the_other_is_done(
     chests: Cases, steps: Callable[[int], None]
 ) -> None:

@@ -325,7 +325,7 @@ def utility_axes(
     axes, notes = {}, []
     few = min(FEW_REAL, with_masks)
     # All that were drawn: real masks are dear, drawn X-rays cost nothing.
-    segmenter = partial(segmenter_utility, few_shot=few, ratios=(max(1, with_masks // max(1, few)),))
+    segmenter = partial(segmenter_utility, few_shot=few, ratios=(with_masks // max(1, few),))
     classifier = partial(classifier_utility, Finding.PNEUMONIA, few_shot=with_labels)
     for name, task, drawn in (("segmenter", segmenter, masked), ("Pneumonia classifier", classifier, labelled)):
         try:
