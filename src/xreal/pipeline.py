@@ -125,7 +125,7 @@ class XRealPipeline(EditingPipeline):
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
         wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
         prompts = prompts_per_image(prompt, per_image)
-        embeds = self._embed(["", *prompts, *(one.finding.value for own in per_image for one in own)])
+        embeds = self._embed(["", *prompts, *(one.finding.value for own in per_image for one in own)], quality)
         findings = self._place_findings(wanted, embeds, binary=two_pass)
         own_prompts = torch.stack([embeds[one] for one in prompts])  # (B, L, d)
         denoise = self._denoiser(own_prompts, organs, findings, blend.adapter, quality)

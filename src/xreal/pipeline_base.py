@@ -201,10 +201,10 @@ class SteeredPipeline(DiffusionPipeline):
 
         return Walk(solver, denoise, noise, eta, self.progress_bar, end_step, leak)
 
-    def _embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def _embed(self, prompts: Sequence[str], quality: Quality = "default") -> dict[str, Tensor]:
         """Encode all distinct prompts in one call: prompt -> (L, d)."""
-        distinct = list(dict.fromkeys(prompts))
-        embeds = encode_prompts(self.tokenizer, self.text_encoder, distinct, device_of(self.unet))
+        distinct, encoder = list(dict.fromkeys(prompts)), self.network("text_encoder", quality)
+        embeds = encode_prompts(self.tokenizer, encoder, distinct, device_of(self.unet))
         return dict(zip(distinct, embeds, strict=True))
 
     def _denoiser(

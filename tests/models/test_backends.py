@@ -14,6 +14,7 @@ from xreal.masks.lesions import Lesion
 from xreal.models import backends, converted
 from xreal.models.backends import Backend, Networks, choose_backend
 from xreal.models.organs import ADAPTER_PLANES, adapter_features, build_adapter
+from xreal.models.prompts import tokenize
 from xreal.pipeline import XRealPipeline
 
 CPU = torch.device("cpu")
@@ -241,3 +242,54 @@ def test_the_longest_unused_go_first(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert [len(names) for names in seen] == [1, 2, 2]
     assert not seen[0] <= seen[2]
     assert not half.exists()
+
+
+@pytest.mark.usefixtures("openvino", "cache")
+@pytest.mark.parametrize("small", [True, False])
+def test_a_batch_is_cut_into_sizes_that_are_compiled_once(monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+    import openvino
+
+    monkeypatch.setattr(converted, "_SMALL", converted._SMALL if small else 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    compiled = []
+    compile_model = openvino.Core.compile_model
+
+    def counted(core: Any, model: Any, *given: Any) -> Any:
+        compiled.append(str(model.inputs[0].partial_shape))
+        return compile_model(core, model, *given)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", counted)
+    network = torch.nn.Conv2d(1, 2, 3)
+    run = converted.convert("filter", network, (torch.rand(2, 1, 8, 8),), "float32")
+    with torch.inference_mode():
+        for count in (7, 1, 2, 7):
+            image = torch.rand(count, 1, 8, 8)
+            torch.testing.assert_close(run(image), network(image))
+    assert compiled == (["[1,1,8,8]", "[2,1,8,8]"] if small else ["[?,1,8,8]"])
+
+
+@torch.inference_mode()
+def test_prompts_are_encoded_once(fast: str, pipeline: XRealPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoded = pipeline.text_encoder, []
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda ids, **given: encoded.append(len(ids)) or forward(ids, **given))
+    ids = tokenize(pipeline.tokenizer, ["", "Pneumonia", "Edema"], encoder.config.max_position_embeddings)
+    wanted = forward(ids, return_dict=False)[0]
+    networks = Networks(fast)
+    for rows in ([0, 1], [1, 0, 1], [2, 0], [0, 1, 2]):
+        found = networks.get("text_encoder", encoder)(ids[rows], return_dict=False)[0]
+        torch.testing.assert_close(found, wanted[rows])
+    assert encoded == [1, 1, 1]
+    monkeypatch.setattr(backends, "_REMEMBERED", 2)
+    networks = Networks(fast)
+    for rows in ([0, 1, 2], [2]):
+        torch.testing.assert_close(networks.get("text_encoder", encoder)(ids[rows])[0], wanted[rows])
+
+
+@torch.inference_mode()
+def test_pixels_have_no_steps_of_bfloat16(fast: str, pipeline: XRealPipeline) -> None:
+    side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
+    latents = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+    decoded, eager = (vae.decode(latents).sample for vae in (Networks(fast).get("vae", pipeline.vae), pipeline.vae))
+    assert (decoded - eager).abs().mean() < 5e-4  # all in bfloat16: 1.3e-3, and a tenth of the values
+    assert decoded.unique().numel() > 0.9 * eager.unique().numel()

@@ -173,8 +173,8 @@ def _check_integers(mask: npt.NDArray[Any], name: str) -> None:
 def _check_labels(mask: npt.NDArray[Any], name: str) -> OrganMask:
     mask = np.asarray(mask)
     _check_integers(mask, name)
-    strange = np.setdiff1d(mask, tuple(Organ))
-    if strange.size:
+    if mask.min() < min(Organ) or mask.max() > max(Organ):
+        strange = np.setdiff1d(mask, tuple(Organ))
         raise MaskError(
             f"{name} holds {_values(strange)}; expected 0 to 4 (Organ). "
             'For 0–255 grey levels use read_organ_mask(..., levels="paper").'

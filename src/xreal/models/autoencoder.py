@@ -138,12 +138,19 @@ class PatchAutoencoderKL(OwnConfigMixin, AutoencoderKL):
         mean = mean + self.patch_encoder(F.pixel_unshuffle(image, self.downsampling))
         return torch.cat([mean, log_variance], dim=1)
 
-    def _decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        decoded = super()._decode(latents, return_dict=False)[0]
-        image = F.pixel_shuffle(decoded, self.config.patch_size)
+    def correct(self, latents: Tensor) -> Tensor:
+        """Return what the convolutions add to the linear path: (B, c, h, w) -> (B, C · p², H / p, W / p)."""
+        corrections: Tensor = super()._decode(latents, return_dict=False)[0]
+        return corrections
+
+    def paint(self, latents: Tensor, corrections: Tensor) -> Tensor:
+        """Bring latents (B, c, h, w) and what ``correct`` gives to pixels, (B, C, H, W)."""
+        image = F.pixel_shuffle(corrections, self.config.patch_size)
         image = image + F.pixel_shuffle(self.patch_decoder(latents), self.downsampling)
-        if self.refine is not None:
-            image = image + self.refine(image)
+        return image if self.refine is None else image + self.refine(image)
+
+    def _decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        image = self.paint(latents, self.correct(latents))
         return DecoderOutput(sample=image) if return_dict else (image,)
 
 

@@ -1,7 +1,7 @@
 """What computes the networks: eager PyTorch in float32, PyTorch in bfloat16, or OpenVINO; chosen by name or by "auto".
 
 A network that is not eager stands in for the original: the same configuration, the same calls, float32 in and out. What
-is small or must not vary stays as it is: the text encoder, the solvers, and the number format of decoder and segmenter.
+is small or must not vary stays as it is: the text encoder, the solvers, and the number format of pixels and segmenter.
 """
 
 from __future__ import annotations
@@ -21,12 +21,18 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
 from xreal.errors import InputError, ModelError
+from xreal.models.autoencoder import PatchAutoencoderKL
 from xreal.models.organs import sees_organs
 from xreal.models.precision import device_of, fast_dtype
 
 __all__ = ["BACKENDS", "EAGER", "Backend", "Networks", "choose_backend"]
 
 BACKENDS = ("auto", "torch", "torch-bf16", "openvino")
+
+# In bfloat16 bright pixels would have steps of a grey level, which are seen as a grid of the decoder's patches.
+_PIXELS = {("vae", "decoder"), ("vae", "pixels")}
+
+_REMEMBERED = 64  # prompts: 0.8 MB of the bundled model's, 15 MB of Stable Diffusion's
 
 Run = Callable[..., Any]  # one tensor, or a tuple of them
 
@@ -101,7 +107,7 @@ class Networks:
         """Return what computes a network.
 
         Args:
-            kind: "unet", "vae", "anatomy_controller", "anatomy_adapter" or "segmenter".
+            kind: "unet", "vae", "anatomy_controller", "anatomy_adapter", "text_encoder" or "segmenter".
             network: the original.
 
         Raises:
@@ -121,8 +127,7 @@ class Networks:
         """Return a function piece, module, example inputs -> what computes it."""
 
         def compiled(piece: str, module: nn.Module, example: tuple[Tensor, ...]) -> Run:
-            # bfloat16 has steps of a grey level among bright pixels, which are seen as a grid of the decoder's patches.
-            precision = "float32" if (kind, piece) == ("vae", "decoder") else backend.precision
+            precision = "float32" if (kind, piece) in _PIXELS else backend.precision
             try:
                 if backend.backend == "torch-bf16":
                     return _bfloat16(module) if precision == "bfloat16" else module
@@ -177,6 +182,24 @@ class _Decode(nn.Module):
         return image
 
 
+class _Correct(nn.Module):
+    def __init__(self, autoencoder: PatchAutoencoderKL) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.correct(latents)
+
+
+class _Paint(nn.Module):
+    def __init__(self, autoencoder: PatchAutoencoderKL) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor, corrections: Tensor) -> Tensor:
+        return self.autoencoder.paint(latents, corrections)
+
+
 class _StandIn:
     """Has the configuration of the original, float32 weights by its own account, and computes by other means."""
 
@@ -205,7 +228,7 @@ class _UNet(_StandIn):
         waves, adapted = self._waves(sample[:1], timestep), len(added) > 0
         if adapted not in self._runs:
             rows = [torch.zeros(2, *one.shape[1:]) for one in (sample, *added)]
-            example = (rows[0], waves, torch.zeros(2, 8, embeds.shape[-1]), *rows[1:])
+            example = (rows[0], waves, torch.zeros(2, *embeds.shape[1:]), *rows[1:])
             name = "prediction with adapter" if adapted else "prediction"
             self._runs[adapted] = self._compiled(name, _Predict(self._unet), example)
         return UNet2DConditionOutput(sample=self._runs[adapted](sample, waves, embeds, *added))
@@ -227,8 +250,17 @@ class _Autoencoder(_StandIn):
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         if self._decode is None:
-            self._decode = self._compiled("decoder", _Decode(self._network), (torch.zeros(2, *latents.shape[1:]),))
+            self._decode = self._decoder(torch.zeros(2, *latents.shape[1:]))
         return DecoderOutput(sample=self._decode(latents))
+
+    def _decoder(self, latents: Tensor) -> Run:
+        """Make the decoder whole; or the costly convolutions, which only correct pixels, apart from what draws them."""
+        network = self._network
+        if not isinstance(network, PatchAutoencoderKL):
+            return self._compiled("decoder", _Decode(network), (latents,))
+        correct = self._compiled("corrections", _Correct(network), (latents,))
+        paint = self._compiled("pixels", _Paint(network), (latents, network.correct(latents)))
+        return lambda latents: paint(latents, correct(latents))
 
 
 class _Features(nn.Module):
@@ -253,6 +285,30 @@ class _Adapter(_StandIn):
         return features
 
 
+class _TextEncoder(_StandIn):
+    """The original, which remembers what it has encoded: the same few prompts come with every image.
+
+    Each is encoded alone, so that its embedding does not depend on those beside it.
+    """
+
+    def __init__(self, text_encoder: Any, compiled: Any) -> None:
+        super().__init__(text_encoder)
+        self._text_encoder = text_encoder
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(self, ids: Tensor, return_dict: bool = False, **masks: Tensor) -> tuple[Tensor]:
+        keys = [tuple(row) for row in ids.tolist()]
+        embeds = {}
+        for i, key in enumerate(keys):
+            if key not in self._known:
+                given = {name: mask[i : i + 1] for name, mask in masks.items()}
+                self._known[key] = self._text_encoder(ids[i : i + 1], return_dict=False, **given)[0][0]
+            embeds[key] = self._known[key]
+            while len(self._known) > _REMEMBERED:
+                del self._known[next(iter(self._known))]
+        return (torch.stack([embeds[key] for key in keys]),)
+
+
 class _Segmenter(_StandIn):
     def __init__(self, segmenter: Any, compiled: Any) -> None:
         super().__init__(segmenter)
@@ -267,8 +323,8 @@ class _Segmenter(_StandIn):
 def _stand_in(kind: str, network: Any, compiled: Any) -> Any:
     if kind == "unet":
         return network if sees_organs(network) else _UNet(network, compiled)  # the paper's baselines stay as they are
-    made = {"segmenter": _Segmenter, "anatomy_adapter": _Adapter}.get(kind, _Autoencoder)
-    return made(network, compiled)
+    others = {"segmenter": _Segmenter, "anatomy_adapter": _Adapter, "text_encoder": _TextEncoder}
+    return others.get(kind, _Autoencoder)(network, compiled)
 
 
 def _bfloat16(module: nn.Module) -> Run:
