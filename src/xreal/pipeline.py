@@ -123,7 +123,11 @@ class XRealPipeline(EditingPipeline):
 
         # 2. Prompts, encoded at once: the X-ray's own, and one per finding.
         vae, controller = self.network("vae", quality), self.network("anatomy_controller", quality)
-        wanted = [[(one.finding, one.mask, guidance * one.strength) for one in own] for own in per_image]
+        faded = [[self._fade(one.mask) for one in own] for own in per_image]
+        wanted = [
+            [(one.finding, one.mask, soft, guidance * one.strength) for one, soft in zip(own, softs, strict=True)]
+            for own, softs in zip(per_image, faded, strict=True)
+        ]
         prompts = prompts_per_image(prompt, per_image)
         embeds = self._embed(["", *prompts, *(one.finding.value for own in per_image for one in own)], quality)
         findings = self._place_findings(wanted, embeds, binary=two_pass)
@@ -158,8 +162,9 @@ class XRealPipeline(EditingPipeline):
         if findings is None:
             images = healthy
         elif not two_pass:  # from the twin at a lesion's border to what is drawn in it: no edge where guidance ends
-            soft = torch.from_numpy(np.stack([self._soften(own) for own in per_image]))[:, None].to(device)
-            images = torch.lerp(healthy, decode_pixels(vae, latents), soft)
+            nowhere = np.zeros(healthy.shape[-2:], np.float32)
+            seen = torch.from_numpy(np.stack([np.max([nowhere, *softs], axis=0) for softs in faded]))
+            images = torch.lerp(healthy, decode_pixels(vae, latents), seen[:, None].to(device))
         else:
             noise = StepNoise(seeds, latent_shape, device, fixed=not renew, trajectory=1)
             reference = encode_image(vae, healthy, noise.reference_generators)

@@ -27,7 +27,6 @@ from xreal.inputs import (
     default_blend,
 )
 from xreal.masks.areas import fade
-from xreal.masks.lesions import Lesion
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
@@ -251,20 +250,16 @@ class SteeredPipeline(DiffusionPipeline):
     def _fade(self, mask: np.ndarray) -> np.ndarray:
         return fade(mask, FADE_LATENTS * downsampling(self.vae))
 
-    def _soften(self, lesions: Sequence[Lesion]) -> np.ndarray:
-        """Return how much of the lesions is seen where, (S, S) in [0, 1]: the largest of their faded masks."""
-        soft = np.zeros((self.image_size, self.image_size), np.float32)
-        for lesion in lesions:
-            soft = np.maximum(soft, self._fade(lesion.mask))
-        return soft
-
     def _place_findings(
-        self, per_image: list[list[tuple[Finding, np.ndarray, float]]], embeds: dict[str, Tensor], binary: bool
+        self,
+        per_image: list[list[tuple[Finding, np.ndarray, np.ndarray, float]]],
+        embeds: dict[str, Tensor],
+        binary: bool,
     ) -> LatentLesions | None:
-        """Bring per image its findings, each with mask (S, S) and guidance, to the latent grid.
+        """Bring per image its findings to the latent grid.
 
         Args:
-            per_image: finding, mask and guidance of each.
+            per_image: finding, mask (S, S), the mask faded, and guidance of each.
             embeds: of ``_embed``, the findings' names among them.
             binary: masks as the authors' are.
         """
@@ -272,18 +267,17 @@ class SteeredPipeline(DiffusionPipeline):
         if not wanted:
             return None
         device = device_of(self.unet)
-        hard = [binary or finding is Finding.NO_FINDING for finding, _, _ in wanted]
-        faded = [mask if kept else self._fade(mask) for (_, mask, _), kept in zip(wanted, hard, strict=True)]
+        acting = [mask if binary or finding is Finding.NO_FINDING else faded for finding, mask, faded, _ in wanted]
         masks, weights = (
             lesions_to_latents(torch.from_numpy(np.stack(some)).to(device), self._latent_size, binary)
-            for some in ([mask for _, mask, _ in wanted], faded)
+            for some in ([mask for _, mask, _, _ in wanted], acting)
         )
-        scales = torch.tensor([scale for _, _, scale in wanted], device=device)
+        scales = torch.tensor([scale for *_, scale in wanted], device=device)
         return LatentLesions(
-            embeds=torch.stack([embeds[finding.value] for finding, _, _ in wanted]),
+            embeds=torch.stack([embeds[finding.value] for finding, *_ in wanted]),
             masks=masks,
             weights=weights,
             scales=scales,
             owners=torch.tensor([i for i, own in enumerate(per_image) for _ in own], device=device),
-            present=torch.tensor([float(finding is not Finding.NO_FINDING) for finding, _, _ in wanted], device=device),
+            present=torch.tensor([float(finding is not Finding.NO_FINDING) for finding, *_ in wanted], device=device),
         )

@@ -131,10 +131,10 @@ class EditingPipeline(SteeredPipeline):
         keep = edit_keep(plan, original, strength, steps)
         channels = int(self.unet.config.in_channels)
         noise = StepNoise(seeds, (channels, *self._latent_size), device, fixed=True)
-        wanted = [(lesion.finding, lesion.mask, guidance * lesion.strength) for lesion in plan.lesions]
+        wanted = [(one.finding, one.mask, self._fade(one.mask), guidance * one.strength) for one in plan.lesions]
         if plan.remove.any():
-            wanted.append((Finding.NO_FINDING, plan.remove, REMOVAL_GUIDANCE))
-        embeds = self._embed([prompt, *(finding.value for finding, _, _ in wanted)])
+            wanted.append((Finding.NO_FINDING, plan.remove, plan.remove, REMOVAL_GUIDANCE))
+        embeds = self._embed([prompt, *(finding.value for finding, *_ in wanted)])
         findings = self._place_findings([wanted] * len(seeds), embeds, binary=False)
         start = steps - round(strength * steps)
         adapter = self.default_blend("regional").adapter

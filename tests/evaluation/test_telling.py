@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xreal.errors import InputError
+from xreal.evaluation.card import network_axis
 from xreal.evaluation.telling import network_tells
 
 Textures = Callable[[int, int], np.ndarray]
@@ -19,8 +20,10 @@ def accuracy(real: np.ndarray, generated: np.ndarray, size: int) -> dict[str, fl
 def test_noise_of_single_pixels_is_told_at_the_whole_size_and_hardly_at_a_quarter(textures: Textures) -> None:
     real, other = textures(160, 0), textures(160, 1)
     noisy = np.clip(other + np.random.default_rng(2).normal(0, 0.08, other.shape), 0, 1).astype(np.float32)
-    assert accuracy(real, noisy, 64)["accuracy"] > 0.9
-    assert accuracy(real, noisy, 16)["accuracy low"] < 0.6
+    told, hardly = accuracy(real, noisy, 64), accuracy(real, noisy, 16)
+    assert min(told["accuracy"], told["accuracy in training"]) > 0.9
+    assert hardly["accuracy low"] < 0.6
+    assert hardly["accuracy in training"] < told["accuracy in training"]
 
 
 def test_nothing_is_told_where_nothing_differs_and_the_interval_says_so(textures: Textures) -> None:
@@ -47,3 +50,15 @@ def test_too_few_images_are_refused(textures: Textures, learn: int, test: int) -
     images = textures(100, 0)
     with pytest.raises(InputError, match="at least 100 of each"):
         network_tells(images[:learn], images, images[:test], images, 32)
+
+
+def test_the_card_has_each_size_with_what_was_told_in_training(
+    textures: Textures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xreal.evaluation.card.network_tells", lambda *given: network_tells(*given, steps=3))
+    images = textures(110, 0)
+    axis = network_axis(images[:100], images[:100], images[100:], images[100:106])
+    sizes = [images.shape[-1] // 4, images.shape[-1] // 2, images.shape[-1]]
+    assert list(axis) == [f"accuracy at {size} pixels{end}" for size in sizes for end in ("", " in training")]
+    assert [number["n"] for number in axis.values()] == [16, 200] * 3
+    assert all(0 <= number["value"] <= 1 for number in axis.values())

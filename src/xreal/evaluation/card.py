@@ -292,15 +292,17 @@ def network_axis(
         seed: of the networks.
 
     Returns:
-        "accuracy at S pixels" for each size (n = K + L); 0.5: it cannot tell.
+        "accuracy at S pixels" for each size (n = K + L), 0.5: it cannot tell; and "accuracy at S pixels in training".
     """
     axis: Axis = {}
     for size in (real.shape[-1] // 4, real.shape[-1] // 2, real.shape[-1]):
         scores = network_tells(real_train, generated_train, real, generated, size, seed)
+        learnt = number(scores.pop("accuracy in training"), len(real_train) + len(generated_train))
         axis |= _from_flat(
             {key.replace("accuracy", f"accuracy at {size} pixels"): value for key, value in scores.items()},
             len(real) + len(generated),
         )
+        axis[f"accuracy at {size} pixels in training"] = learnt
     return axis
 
 

@@ -62,7 +62,7 @@ __all__ = ["evaluate"]
 _DIVERSITY = (8, 4)  # organ masks, images of each
 _MOST_REAL = 600  # real images that are judged; more only take longer
 _MOST_TRAINING = 2000  # real images that networks of the axis utility may learn from; they take 0.8 MB each
-_LEARNT_FROM = 300  # training X-rays, and as many drawn, that the network of the axis "network" sees
+_LEARNT_FROM = 700  # training X-rays, and as many drawn, that the network of the axis "network" sees
 _OTHER_SEEDS = 1_000_000  # from here on: nothing that is judged is also learnt from
 _PART = 256  # training images that are looked at together for copies
 

@@ -22,6 +22,7 @@ FEWEST_TO_LEARN = 100
 
 _STEPS = 600  # after 400 some seeds have not yet begun to tell at the whole size (docs/log.md)
 _LEARNING_RATE = 2e-3
+_LAST = 50  # batches
 _CROP = 7 / 8  # of the side: the network never sees a picture twice at the same place
 
 
@@ -48,8 +49,9 @@ def network_tells(
     More images teach it more: what it says is a lower bound of what can be told.
 
     Returns:
-        "accuracy", the mean of the shares of both kinds that are told right, 0.5 where nothing can be told; and
-        "accuracy low" and "accuracy high" of its 95% interval (Wilson).
+        "accuracy", the mean of the shares of both kinds that are told right, 0.5 where nothing can be told; "accuracy
+        low" and "accuracy high" of its 95% interval (Wilson); and "accuracy in training", of its last 50 batches: where
+        that too is near 0.5, the network has not begun to learn, and what it says means little.
 
     Raises:
         InputError: fewer than 100 images of one kind to learn from, or none to test on.
@@ -67,23 +69,31 @@ def network_tells(
     targets = torch.arange(2.0).repeat_interleave(BATCH // 2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1, pct_start=0.15)
+    hits = []
     for _ in range(steps):
         batch = torch.cat([_crops(pool, BATCH // 2, generator) for pool in pools])
-        loss = F.binary_cross_entropy_with_logits(network(batch)[:, 0], targets)
+        logits = network(batch)[:, 0]
+        loss = F.binary_cross_entropy_with_logits(logits, targets)
+        hits.append(float(((logits >= 0) == (targets > 0)).float().mean()))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
     network.eval()
     with torch.inference_mode():
-        logits = [
+        scores = [
             torch.cat([network(part)[:, 0] for part in _pixels(images, size).split(BATCH)])
             for images in (test_real, test_generated)
         ]
-    shares = [float((logits[0] < 0).float().mean()), float((logits[1] >= 0).float().mean())]
+    shares = [float((scores[0] < 0).float().mean()), float((scores[1] >= 0).float().mean())]
     accuracy, count = sum(shares) / 2, len(test_real) + len(test_generated)
     interval = binomtest(round(accuracy * count), count).proportion_ci(method="wilson")
-    return {"accuracy": accuracy, "accuracy low": interval.low, "accuracy high": interval.high}
+    return {
+        "accuracy": accuracy,
+        "accuracy low": interval.low,
+        "accuracy high": interval.high,
+        "accuracy in training": sum(hits[-_LAST:]) / len(hits[-_LAST:]),
+    }
 
 
 def _pixels(images: np.ndarray, size: int) -> Tensor:
