@@ -253,6 +253,8 @@ def fit_square_mask(mask: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
         raise ImageError(f"mask is {mask.dtype} of shape {mask.shape}; expected (H, W) integers, one label a pixel.")
     _check_size(size)
     square = pad_square(mask)
+    if len(square) == size:
+        return square
     nearest = (2 * np.arange(size) + 1) * square.shape[0] // (2 * size)  # the source pixel under each pixel's centre
     return square[np.ix_(nearest, nearest)]
 

@@ -174,8 +174,13 @@ def outside_lungs_fraction(lesion_mask: npt.NDArray[Any], organ_mask: npt.NDArra
         raise MaskError(f"lesion mask is {lesion.shape}, organ mask {organs.shape}; expected the same (H, W).")
     if not lesion.any():
         raise MaskError("lesion mask is all zero; expected some area above 0.")
-    inside = np.isin(organs, (Organ.LEFT_LUNG, Organ.RIGHT_LUNG, Organ.HEART))
-    return float(lesion[~inside].sum(dtype=np.float64) / lesion.sum(dtype=np.float64))
+    outside = ~(_lungs(organs) | (organs == Organ.HEART))
+    return float((lesion * outside).sum(dtype=np.float64) / lesion.sum(dtype=np.float64))
+
+
+def _lungs(organs: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (organs == Organ.LEFT_LUNG) | (organs == Organ.RIGHT_LUNG)
+    return found
 
 
 def warn_if_outside_lungs(lesion: Lesion, organ_mask: npt.NDArray[Any]) -> None:
@@ -185,8 +190,7 @@ def warn_if_outside_lungs(lesion: Lesion, organ_mask: npt.NDArray[Any]) -> None:
     Errors are those of ``outside_lungs_fraction``.
     """
     fraction = outside_lungs_fraction(lesion.mask, organ_mask)
-    has_lungs = np.isin(organ_mask, (Organ.LEFT_LUNG, Organ.RIGHT_LUNG)).any()
-    if lesion.finding not in _ANYWHERE and has_lungs and fraction > 0.5:
+    if lesion.finding not in _ANYWHERE and fraction > 0.5 and _lungs(np.asarray(organ_mask)).any():
         where = f"{fraction:.0%} of the lesion {lesion.finding.value!r} lies outside the mask's lungs and heart."
         advice = "Check x, y and the side: the patient's right is on the left of the image."
         warnings.warn(f"{where} {advice}", UserWarning, stacklevel=2)
