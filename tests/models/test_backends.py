@@ -246,10 +246,13 @@ def test_the_longest_unused_go_first(cache: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("openvino", "cache")
 @pytest.mark.parametrize("small", [True, False])
-def test_a_batch_is_cut_into_sizes_that_are_compiled_once(monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+def test_a_batch_is_cut_into_sizes_that_are_compiled_when_they_come_often(
+    monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
     import openvino
 
     monkeypatch.setattr(converted, "_SMALL", converted._SMALL if small else 0)
+    monkeypatch.setattr(converted, "_RARELY", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     compiled = []
     compile_model = openvino.Core.compile_model
@@ -261,10 +264,12 @@ def test_a_batch_is_cut_into_sizes_that_are_compiled_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(openvino.Core, "compile_model", counted)
     network = torch.nn.Conv2d(1, 2, 3)
     run = converted.convert("filter", network, (torch.rand(2, 1, 8, 8),), "float32")
+    images = torch.rand(7, 1, 8, 8)
     with torch.inference_mode():
-        for count in (7, 1, 2, 7):
-            image = torch.rand(count, 1, 8, 8)
-            torch.testing.assert_close(run(image), network(image))
+        drawn = [run(images[:count]) for count in (1, 5, 7, 2)]
+        for found in drawn:
+            torch.testing.assert_close(found, network(images[: len(found)]))
+            assert torch.equal(found, drawn[2][: len(found)])  # to the last bit, whatever the batch
     assert compiled == (["[1,1,8,8]", "[2,1,8,8]"] if small else ["[?,1,8,8]"])
 
 

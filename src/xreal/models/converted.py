@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,12 @@ __all__ = ["convert"]
 _KEPT_BYTES = 8 << 30  # of all converted networks; the longest unused go first. A bundled model takes 0.15 GB
 _SMALL = 256 << 20  # bytes of weights, up to which compiling for several sizes, and keeping what is compiled, is cheap
 _SINCE = "0.1.0"  # version of xreal that last changed what is converted: the code here, or a network's
-Shapes = tuple[tuple[int, ...], ...]
+_RARELY = 32  # times; compiling for two rows takes as long as it spares in 60 calls
 _NETWORK, _WEIGHTS, _RECORD = "network.xml", "network.bin", "files.json"
 
 
-def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision: str) -> Callable[..., Tensor]:
+def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision: str) -> Callable[..., Any]:
     """Return a function that computes what ``module`` does, by OpenVINO; any batch, threads as PyTorch has them now.
-
-    Kernels for a batch whose size is known are faster by a fourth than those for any size. A small network is compiled
-    for 1, 2, 4, … rows up to the number of threads, each size when it is first met, and a batch is cut into these.
 
     Args:
         name: for messages.
@@ -56,6 +54,7 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
         logging.getLogger(__name__).warning("converting the %s for OpenVINO, once for these weights", name)
         model = _trace(module, example)
         _keep(model, place)
+        model = _read(core, place) or model  # OpenVINO knows again what it compiles from the file, not from the tracer
     threads = torch.get_num_threads()
     settings = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
@@ -65,44 +64,69 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
     small = sum(one.numel() * one.element_size() for one in module.parameters()) < _SMALL
     if small and place.is_dir():
         settings["CACHE_DIR"] = str(place)  # OpenVINO's own: what it has compiled for this processor
-    requests: dict[Shapes, Any] = {}  # by the shapes of the inputs; one for any shape where the network is large
-    lock, outputs = threading.Lock(), len(model.outputs)  # a request holds one set of buffers
+    computed = _Compiled(lambda model: core.compile_model(model, "CPU", settings), model, threads if small else None)
+    computed.prepare(example)
+    return computed
 
-    def request_for(shapes: Shapes) -> Any:
-        if shapes not in requests:
-            fixed = model
-            if shapes:
-                fixed = model.clone()
-                fixed.reshape({i: list(shape) for i, shape in enumerate(shapes)})
-            requests[shapes] = core.compile_model(fixed, "CPU", settings).create_infer_request()
-        return requests[shapes]
 
-    def compute(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        request = request_for(tuple(one.shape for one in arrays) if small else ())
-        request.infer(dict(enumerate(arrays)), share_inputs=True)
-        return [np.array(request.get_output_tensor(i).data) for i in range(outputs)]
+class _Compiled:
+    """A converted network, compiled for 1, 2, 4, … rows at once.
 
-    def run(*inputs: Tensor) -> Any:
+    Kernels for a known number of rows are faster by a fourth than those for any, and give the same to the last bit
+    whatever that number is. So a batch is cut into such parts, single rows until larger parts have been asked for
+    often enough to be worth compiling.
+
+    Args:
+        compiled: model -> compiled model.
+        model: of OpenVINO.
+        most: rows at once; None compiles once, for any batch.
+    """
+
+    def __init__(self, compiled: Callable[[Any], Any], model: Any, most: int | None) -> None:
+        self._compiled, self._model, self._most = compiled, model, most
+        self._requests: dict[tuple[tuple[int, ...], ...], Any] = {}  # by the shapes of the inputs
+        self._asked: Counter[int] = Counter()
+        self._lock = threading.Lock()  # a request holds one set of buffers
+
+    def prepare(self, example: tuple[Tensor, ...]) -> None:
+        """Compile what any batch needs, so that what cannot be compiled is known."""
+        self._request([_rows(one.numpy(), 0, 1) for one in example])
+
+    def __call__(self, *inputs: Tensor) -> Any:
         arrays = [np.ascontiguousarray(one.detach().numpy()) for one in inputs]
-        with lock:
-            parts = [compute(part) for part in (_cut(arrays, threads) if small else [arrays])]
+        with self._lock:
+            parts = [self._compute(part) for part in self._cut(arrays)]
         found = [torch.from_numpy(np.concatenate(of)) for of in zip(*parts, strict=True)]
-        return found[0] if outputs == 1 else tuple(found)
+        return found[0] if len(found) == 1 else tuple(found)
 
-    request_for(tuple(_rows(one, 0, 1).shape for one in example) if small else ())  # what cannot be compiled is said now
-    return run
+    def _cut(self, arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        start, left = 0, max(len(one) for one in arrays)
+        while left:
+            count = left
+            if self._most is not None:
+                count = 1 << (min(left, self._most).bit_length() - 1)
+                self._asked[count] += 1
+                count = count if self._asked[count] > _RARELY else 1
+            yield [_rows(one, start, count) for one in arrays]
+            start, left = start + count, left - count
+
+    def _request(self, arrays: list[np.ndarray]) -> Any:
+        shapes = () if self._most is None else tuple(one.shape for one in arrays)
+        if shapes not in self._requests:
+            fixed = self._model
+            if shapes:
+                fixed = self._model.clone()
+                fixed.reshape({i: list(shape) for i, shape in enumerate(shapes)})
+            self._requests[shapes] = self._compiled(fixed).create_infer_request()
+        return self._requests[shapes]
+
+    def _compute(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        request = self._request(arrays)
+        request.infer(dict(enumerate(arrays)), share_inputs=True)
+        return [np.array(request.get_output_tensor(i).data) for i in range(len(self._model.outputs))]
 
 
-def _cut(arrays: list[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
-    """Cut a batch into 2^k rows at once, as many as there are but no more than ``most``."""
-    start, left = 0, max(len(one) for one in arrays)
-    while left:
-        count = 1 << (min(left, most).bit_length() - 1)
-        yield [_rows(one, start, count) for one in arrays]
-        start, left = start + count, left - count
-
-
-def _rows(of: Any, start: int, count: int) -> Any:
+def _rows(of: np.ndarray, start: int, count: int) -> np.ndarray:
     """Take rows of an input; a timestep is one for all."""
     return of if of.ndim == 2 else of[start : start + count]
 
