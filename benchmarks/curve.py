@@ -73,7 +73,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, nargs="+", action="extend", required=True)
     parser.add_argument("--model", default="cxr-256")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--points", default=POINTS)

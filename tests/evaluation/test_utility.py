@@ -118,7 +118,7 @@ def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     result = classifier_utility(FINDING, toy(8, 1), toy(8, 2), toy(12, 3), seconds=4, ratios=(), image_size=SIZE)
     assert 1 <= result.steps < 1000
-    assert time.monotonic() - started < 8  # twice the limit: other programs may slow the steps down
+    assert time.monotonic() - started < 12  # three times the limit: other programs may slow the steps down
 
 
 def test_the_forecast_says_what_the_time_is_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
