@@ -72,9 +72,10 @@ def convert(name: str, module: nn.Module, example: tuple[Tensor, ...], precision
 class _Compiled:
     """A converted network, compiled for 1, 2, 4, … rows at once.
 
-    Kernels for a known number of rows are faster by a fourth than those for any, and give the same to the last bit
-    whatever that number is. So a batch is cut into such parts, single rows until larger parts have been asked for
-    often enough to be worth compiling.
+    Kernels for a known number of rows are faster by a fourth than those for any. So a batch is cut into such parts:
+    single rows until larger parts have been asked for often enough to be worth compiling, and for good where a larger
+    part, when it is first tried, does not give the same as its rows alone to the last bit. What comes out depends
+    neither on the batch nor on what was computed before.
 
     Args:
         compiled: model -> compiled model.
@@ -86,6 +87,7 @@ class _Compiled:
         self._compiled, self._model, self._most = compiled, model, most
         self._requests: dict[tuple[tuple[int, ...], ...], Any] = {}  # by the shapes of the inputs
         self._asked: Counter[int] = Counter()
+        self._exact: dict[int, bool] = {}
         self._lock = threading.Lock()  # a request holds one set of buffers
 
     def prepare(self, example: tuple[Tensor, ...]) -> None:
@@ -105,10 +107,18 @@ class _Compiled:
             count = left
             if self._most is not None:
                 count = 1 << (min(left, self._most).bit_length() - 1)
-                self._asked[count] += 1
-                count = count if self._asked[count] > _RARELY else 1
+                if count > 1 and not self._worthwhile([_rows(one, start, count) for one in arrays], count):
+                    count = 1
             yield [_rows(one, start, count) for one in arrays]
             start, left = start + count, left - count
+
+    def _worthwhile(self, part: list[np.ndarray], count: int) -> bool:
+        self._asked[count] += 1
+        if self._asked[count] > _RARELY and count not in self._exact:
+            together = self._compute(part)
+            alone = [self._compute([_rows(one, i, 1) for one in part]) for i in range(count)]
+            self._exact[count] = all(map(np.array_equal, together, map(np.concatenate, zip(*alone, strict=True))))
+        return self._exact.get(count, False)
 
     def _request(self, arrays: list[np.ndarray]) -> Any:
         shapes = () if self._most is None else tuple(one.shape for one in arrays)
