@@ -92,7 +92,7 @@ def network_tells(
         "accuracy": accuracy,
         "accuracy low": interval.low,
         "accuracy high": interval.high,
-        "accuracy in training": sum(hits[-_LAST:]) / len(hits[-_LAST:]),
+        "accuracy in training": float(np.mean(hits[-_LAST:])),
     }
 
 
