@@ -42,8 +42,8 @@ def test_boxes_stand_on_the_latent_grid(boxed: Path, tmp_path: Path) -> None:
     cached = encode(boxed, tmp_path / "cache", 1)
     assert cached.arrays["lesions"].shape == (2, 1, 8, 8)
     assert cached.arrays["lesions"][0].sum() == 0
-    assert np.argwhere(cached.arrays["lesions"][1, 0]).tolist() == [[3, 2], [3, 3]]
-    np.testing.assert_allclose(cached.arrays["lesions"][1, 0, 3, 2:4], np.pi / 4, atol=0.02)  # the ellipse in the box
+    assert torch.argwhere(cached.arrays["lesions"][1, 0]).tolist() == [[3, 2], [3, 3]]
+    np.testing.assert_allclose(cached.take("lesions", [1])[0, 3, 2:4], np.pi / 4, atol=0.02)  # the ellipse in the box
 
 
 def test_boxes_move_with_their_image(boxed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +84,20 @@ def test_what_a_box_shows_can_be_asked_for_alone(boxed: Path, tmp_path: Path) ->
     asked = {stage.tokenizer.decode(row, skip_special_tokens=True) for row in ids}
     assert asked == {"pneumonia", "lung opacity"}
     assert (stage.sampling_weights[1] / stage.sampling_weights[0]).item() == pytest.approx(3)  # both findings are rare
+
+
+def test_a_gpu_with_room_keeps_all_and_writes_nothing(
+    boxed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PreparedDataset([boxed], "train")
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(TINY.autoencoder, 64)
+    written = CachedLatents.encode(data, autoencoder, tmp_path / "written", 3, organs=True)
+    unfit = CachedLatents.encode(data, autoencoder, tmp_path / "unfit", 3, organs=True, on_device=True)
+    assert (tmp_path / "unfit/latents.npy").exists()  # this device is no GPU
+    monkeypatch.setattr("xreal.training.latents._fits", lambda shapes, device: True)
+    kept = CachedLatents.encode(data, autoencoder, tmp_path / "kept", 3, organs=True, on_device=True)
+    assert not (tmp_path / "kept").exists()
+    for name, array in written.arrays.items():
+        assert torch.equal(kept.arrays[name], array)
+        assert torch.equal(unfit.arrays[name], array)

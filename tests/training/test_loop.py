@@ -242,3 +242,14 @@ def test_samples_are_drawn_by_weight_step_and_seed() -> None:
     even = torch.ones(1000)
     assert draw_indices(even, 8, 5, 0) == draw_indices(even, 8, 5, 0)
     assert len({tuple(draw_indices(even, 8, step, seed)) for step in range(5) for seed in range(5)}) == 25
+
+
+def test_only_the_network_of_the_stage_is_compiled(
+    phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: compiled.append((module, how)))
+    stage = build_stage("autoencoder", TINY, [phantom_data], tmp_path)
+    train(stage, tmp_path, mixed_precision="no", compiled=True)
+    assert len(stage.networks) == 2  # the discriminator stays as it is
+    assert compiled == [(stage.network, {"dynamic": False})]

@@ -33,8 +33,9 @@ def random_affine(
 
     Args:
         image: (B, 1, H, W), of any range; cubic interpolation leaves none.
-        generator: source of the random numbers, on the CPU.
-        organ_mask: (B, H, W) uint8; sampled by nearest neighbour, the image by cubic interpolation, which keeps detail.
+        generator: source of the random numbers, on the CPU, wherever the image is.
+        organ_mask: (B, H, W) uint8, beside the image; sampled by nearest neighbour, the image by cubic interpolation,
+            which keeps detail.
         degrees: largest rotation.
         zoom: largest relative change of height and of width.
         shift: largest shift as a share of the side.
@@ -66,6 +67,7 @@ def random_affine(
         still = F.affine_grid(torch.eye(2, 3)[None], [1, *image.shape[1:]], align_corners=False)
         inwards = ((1 - still.abs().amax(-1, keepdim=True)) / (2 * edges)).clamp(max=1)
         grid = still + inwards * (grid - still)
+    grid = grid.to(image.device)
     moved = F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     moved = moved.clamp(image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True))
     if organ_mask is None:

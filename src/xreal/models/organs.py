@@ -35,7 +35,7 @@ _HINT_CHANNELS = (16, 32, 64, 96, 256, 256)  # of the hint, layer by layer; each
 
 def organ_planes(organ_mask: Tensor) -> Tensor:
     """Turn labels (B, H, W) into one plane per organ, (B, 4, H, W) float32, 1 where the organ is."""
-    return torch.stack([(organ_mask == organ).float() for organ in _ORGANS], dim=1)
+    return torch.stack([(organ_mask == organ.value).float() for organ in _ORGANS], dim=1)
 
 
 def build_adapter(unet: UNet2DConditionModel, downsampling: int) -> T2IAdapter:
@@ -74,7 +74,7 @@ def adapter_features(
     Args:
         adapter: of ``build_adapter``.
         unet: that it was made for.
-        organ_mask: (B, H, W) uint8 ``Organ``.
+        organ_mask: (B, H, W) uint8 ``Organ``, where the adapter is.
         lesions: where the finding is that the prompt names, (B, 1, h, w) in [0, 1] on the latent grid; None: nowhere.
 
     Returns:
@@ -90,7 +90,7 @@ def adapter_features(
         )
     organs = organ_planes(organ_mask)
     lesions = torch.zeros_like(organs[:, :1]) if lesions is None else lesions.to(organs)
-    planes = torch.cat([organs, F.interpolate(lesions, organs.shape[-2:])], 1).to(adapter.device)
+    planes = torch.cat([organs, F.interpolate(lesions, organs.shape[-2:])], 1)
     told = planes.flatten(1).any(1).view(-1, 1, 1, 1)
     features = [one * told for one in adapter(planes)]
     return [_fitted(one, block) for one, block in zip(features, unet.down_blocks, strict=True)]

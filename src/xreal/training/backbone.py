@@ -26,7 +26,7 @@ from xreal.models.precision import default_device
 from xreal.models.text_encoder import build_text_encoder, build_tokenizer, tokenize
 from xreal.sheets import colour_labels
 from xreal.training.latents import CachedLatents
-from xreal.training.stage import Loss, Stage
+from xreal.training.stage import Loss, Stage, white_noise
 from xreal.vocabulary import Finding
 
 __all__ = ["BackboneStage", "LatentBatch", "balanced_weights", "evened_dropout", "findings_alone"]
@@ -153,7 +153,9 @@ class BackboneStage(Stage):
             raise DataError("no organ masks in the prepared data; run `xreal prepare` with --segmenter")
         cache.mkdir(parents=True, exist_ok=True)
         copies = 1 + self.config.augmented_copies
-        self.encoded = CachedLatents.encode(train_data, self.autoencoder, cache / "train", copies, self.sees_organs)
+        self.encoded = CachedLatents.encode(
+            train_data, self.autoencoder, cache / "train", copies, self.sees_organs, on_device=True
+        )
         self.held_out = CachedLatents.encode(validation, self.autoencoder, cache / "val", 1, self.sees_organs)
         with PartialState(cpu=default_device().type == "cpu").main_process_first():  # the others read what it writes
             self.tokenizer = self._tokenizer(cache / "tokenizer", start)
@@ -212,14 +214,16 @@ class BackboneStage(Stage):
                 ids.append(self.unprompted_ids[0])
             else:
                 ids.append(self.finding_ids[names[int(which * len(names))]] if alone else self.input_ids[index])
-        boxes = self.encoded.take("lesions", indices, copies) * torch.tensor(prompted).view(-1, 1, 1)
+        boxes = self.encoded.take("lesions", indices, copies)
+        boxes = boxes * torch.tensor(prompted).view(-1, 1, 1).to(boxes)
         masks = {}
         if self.sees_organs:
             kept = torch.rand(size, 1, 1, generator=generator) >= self.organ_dropout
-            masks["organ_mask"] = self.encoded.take("organ_masks", indices, copies) * kept
+            organ_masks = self.encoded.take("organ_masks", indices, copies)
+            masks["organ_mask"] = organ_masks * kept.to(organ_masks)
         if self.sees_lesions:
             told = torch.rand(size, 1, 1, generator=generator) >= self.lesion_dropout
-            masks["lesions"] = (boxes * told)[:, None]
+            masks["lesions"] = (boxes * told.to(boxes))[:, None]
         latents = self.encoded.take("latents", indices, copies)
         return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, masks)
 
@@ -232,7 +236,7 @@ class BackboneStage(Stage):
     def _error(self, network: nn.Module, batch: LatentBatch, generator: torch.Generator) -> Tensor:
         """Return the squared error, averaged over channels by their weight, (B, h, w)."""
         device = self.device
-        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+        noise = white_noise(batch.latents, generator).to(device)
         # One timestep per stratum: the same spread of noise levels in every batch.
         strata = torch.arange(len(noise)) + torch.rand(len(noise), generator=generator)
         timesteps = (1000 * (strata / len(noise)) ** self.preset.backbone.timestep_power).long().to(device)

@@ -61,14 +61,15 @@ class _Run:
         for key, network in stage.networks.items():
             parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(
-                parameters, lr=stage.config.learning_rate, weight_decay=stage.config.weight_decay, betas=(0.9, 0.99)
+                parameters, lr=stage.config.learning_rate, weight_decay=stage.config.weight_decay, betas=stage.betas
             )
             # Placed and, in mixed precision, its calls wrapped, but no more: see training/parallel.py.
             stage.networks[key] = accelerator.prepare_model(network, evaluation_mode=True)
             self.optimizers[key] = accelerator.prepare_optimizer(optimizer)
         stage.autocast = accelerator.autocast
         same_everywhere(stage.networks.values())
-        self.average = EMAModel(list(stage.averaged()), decay=stage.config.ema_decay, use_ema_warmup=True, power=0.75)
+        decay = stage.config.ema_decay
+        self.average = EMAModel(list(stage.averaged()), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.average.to(accelerator.device)
         accelerator.register_for_checkpointing(self, self.average)
 
@@ -114,7 +115,7 @@ class _Run:
         self.average.copy_to(parameters)
         self.stage.network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # other shapes than in training
                 yield
         finally:
             self.average.restore(parameters)
@@ -177,6 +178,7 @@ def train(
     mixed_precision: str = "auto",
     micro_batch_size: int | None = None,
     recompute: bool = False,
+    compiled: bool = False,
     max_minutes: float = math.inf,
     report: Report = lambda step, steps, parts: None,
 ) -> dict[str, float]:
@@ -194,6 +196,7 @@ def train(
         micro_batch_size: samples of the batch that are computed at once; the rest is shared out to the processes or
             follows in turn, before the weights change. Default: a process's whole share.
         recompute: keep fewer activations and compute them again: less memory, more time.
+        compiled: let ``torch.compile`` make kernels for the network's shapes first: minutes that a GPU soon earns back.
         max_minutes: stop with a checkpoint after this time.
         report: called after each step with step, number of steps, and what to show.
 
@@ -222,6 +225,8 @@ def train(
     if recompute and not checkpoint_activations(stage.network):
         raise InputError(f"the network of {stage.name} cannot recompute activations; leave --recompute away")
     run = _Run(stage, folder, accelerator)
+    if compiled:
+        stage.network.compile(dynamic=False)
     if resume:
         run.load()
     accelerator.init_trackers("tensorboard")

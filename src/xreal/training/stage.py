@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xreal.config import Preset, StageConfig
 
-__all__ = ["Loss", "Stage"]
+__all__ = ["Loss", "Stage", "white_noise"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,26 @@ class Loss:
     parts: dict[str, float]
 
 
+def white_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal numbers of a tensor's shape, where it is: on a GPU from a stream of its own.
+
+    Args:
+        like: what the noise is for.
+        generator: on the CPU; seeds the GPU's.
+    """
+    if like.device.type == "cpu":
+        return torch.randn(like.shape, generator=generator)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    own = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=own, device=like.device)
+
+
 class Stage(abc.ABC):
     """A network to train.
 
     Attributes:
         name: as in ``xreal train NAME``.
+        betas: of AdamW: how long it remembers gradients and their squares.
         networks: what is trained; each has its own optimizer. The first is averaged (EMA) and exported.
         sampling_weights: how often each training sample is drawn, (N,).
         autocast: context of the run's precision, for what is called by another way than the networks' ``forward``,
@@ -45,6 +60,7 @@ class Stage(abc.ABC):
     """
 
     name: ClassVar[str]
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
 
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
