@@ -175,12 +175,13 @@ class XRealPipeline(EditingPipeline):
             images[without] = healthy[without]  # nothing to draw: spared the autoencoder's round trip
 
         # 5. Texture, the same of both; composite, and hand over.
-        texture = 0.0 if self.texture is None else use.texture
+        texture = 0.0 if (self.detail, self.texture) == (None, None) else use.texture
         if texture > 0:
             tracks = [healthy] if findings is None else [healthy, images]
-            tracks = [track.mean(1, keepdim=True) for track in tracks]
-            film = self.texture.film(tracks[0], texture_generators(seeds))
-            tracks = [self.texture(track, film, texture) for track in tracks]
+            tracks = self.with_detail([track.mean(1, keepdim=True) for track in tracks], seeds, texture, quality)
+            if self.texture is not None:
+                film = self.texture.film(tracks[0], texture_generators(seeds))
+                tracks = [self.texture(track, film, texture) for track in tracks]
             healthy, images = tracks[0], tracks[-1]
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
         pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend
-from xreal.control.blending import StepNoise
+from xreal.control.blending import StepNoise, detail_generators
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.walk import Walk
@@ -31,6 +31,7 @@ from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
 from xreal.models.backends import Backend, Networks, choose_backend
+from xreal.models.detail import detail_noise
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
 from xreal.models.precision import device_of
@@ -50,6 +51,7 @@ class SteeredPipeline(DiffusionPipeline):
         "anatomy_controller",
         "anatomy_variation",
         "controlnet",
+        "detail",
         "segmenter",
         "signal_leak",
         "texture",
@@ -68,6 +70,7 @@ class SteeredPipeline(DiffusionPipeline):
         anatomy_adapter: Any = None,
         segmenter: Any = None,
         controlnet: Any = None,
+        detail: Any = None,
         texture: Any = None,
         signal_leak: Any = None,
     ) -> None:
@@ -83,6 +86,7 @@ class SteeredPipeline(DiffusionPipeline):
             anatomy_adapter=anatomy_adapter,
             segmenter=segmenter,
             controlnet=controlnet,
+            detail=detail,
             texture=texture,
             signal_leak=signal_leak,
         )
@@ -199,6 +203,23 @@ class SteeredPipeline(DiffusionPipeline):
             return (changed or {}).get("latents", latents)
 
         return Walk(solver, denoise, noise, eta, self.progress_bar, end_step, leak)
+
+    @torch.inference_mode()
+    def with_detail(
+        self, tracks: Sequence[Tensor], seeds: Sequence[int], strength: float = 1.0, quality: Quality = "default"
+    ) -> list[Tensor]:
+        """Add the detail that latents do not tell, where the model has learnt it.
+
+        Args:
+            tracks: decoded X-rays, and their healthy twins, (B, 1, H, W) each, in [0, 1]; all get the same noise.
+            seeds: of the noise, one per image.
+            strength: 1 as learnt, 0 none.
+            quality: says what computes the network.
+        """
+        if self.detail is None:
+            return list(tracks)
+        draw, noise = self.network("detail", quality), detail_noise(tracks[0], detail_generators(list(seeds)))
+        return [(track + strength * draw(track, noise)).clamp(0, 1) for track in tracks]
 
     def _embed(self, prompts: Sequence[str], quality: Quality = "default") -> dict[str, Tensor]:
         """Encode all distinct prompts in one call: prompt -> (L, d)."""

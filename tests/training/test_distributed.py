@@ -129,7 +129,13 @@ def test_recomputed_activations_change_nothing(
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
     start = tiny_model_folder if name in STEERING else None
     stage = build_stage(name, preset, [phantom_data], tmp_path, tiny_model_folder, start)
-    if name in ("segmenter", "judge-segmenter", "encoder", "texture"):  # MONAI's networks cannot, nor a small own one
+    if name in (
+        "segmenter",
+        "judge-segmenter",
+        "encoder",
+        "detail",
+        "texture",
+    ):  # MONAI's networks cannot, nor a small own one
         with pytest.raises(InputError, match=f"network of {name} cannot recompute activations"):
             train(stage, tmp_path, mixed_precision="no", recompute=True)
         return

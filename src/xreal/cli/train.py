@@ -17,7 +17,7 @@ def train(
         str,
         typer.Argument(
             help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, signal-leak, decoder, "
-            "texture or film; baselines: concat or controlnet; judges: encoder or judge-segmenter."
+            "detail, texture or film; baselines: concat or controlnet; judges: encoder or judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
@@ -27,6 +27,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Instead of the preset's; of `film`, the solver's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
+    copies: Annotated[
+        int | None,
+        typer.Option(help="Moved copies of each X-ray, encoded beside it, instead of the preset's."),
+    ] = None,
     autoencoder: Annotated[str | None, typer.Option(help="Model with a vae/ to use instead of OUT's.")] = None,
     start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
@@ -37,6 +41,9 @@ def train(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Keep fewer activations: less memory, more time.")
     ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first: minutes, which a GPU soon earns back.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would need: parameters, FLOPs, memory, epochs; run nothing.")
     ] = False,
@@ -46,7 +53,7 @@ def train(
     """Train one network of the model."""
     from xreal.config import get_preset
 
-    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "augmented_copies": copies}
     chosen = get_preset(preset)
     if stage == "variation":
         _learn_variation(data, out, chosen.variation_components)
@@ -105,6 +112,7 @@ def train(
             mixed_precision=mixed_precision,
             micro_batch_size=micro_batch_size,
             recompute=recompute,
+            compiled=compiled,
             max_minutes=max_minutes,
             report=report,
         )

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Keep", "StepNoise", "keep_reference", "leak_generators", "per_step_strength", "texture_generators"]
+__all__ = [
+    "Keep",
+    "StepNoise",
+    "detail_generators",
+    "keep_reference",
+    "leak_generators",
+    "per_step_strength",
+    "texture_generators",
+]
 
 
 def keep_reference(
@@ -96,6 +104,11 @@ class StepNoise:
 def texture_generators(seeds: list[int]) -> list[torch.Generator]:
     """Return the generators of what is added after decoding: streams of their own, beside those of two trajectories."""
     return [_stream(seed, 4) for seed in seeds]
+
+
+def detail_generators(seeds: list[int]) -> list[torch.Generator]:
+    """Return the generators of the noise that detail is drawn from."""
+    return [_stream(seed, 6) for seed in seeds]
 
 
 def leak_generators(seeds: list[int]) -> list[torch.Generator]:

@@ -315,7 +315,7 @@ def _network(
     folder, seed = options.out / "images/network", options.seed + _OTHER_SEEDS
     drawn = draw_row(pipeline, requests, folder, about, seed, track, batch_size=options.batch_size)
     generated = (
-        (RECONSTRUCTED, reconstruct(pipeline.vae, owners.images, pipeline.texture)),
+        (RECONSTRUCTED, reconstruct(pipeline, owners.images)),
         (REGIONAL, like_real(drawn, owners)),
     )
     for i in track(range(len(generated)), "told by a network"):

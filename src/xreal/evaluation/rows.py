@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 
 from xreal.control.blending import texture_generators
 from xreal.errors import InputError, OutputError
@@ -22,7 +21,6 @@ from xreal.inputs import default_blend
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.folder import resolve_folder, weights_hash
-from xreal.models.texture import Texture
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding, Organ
 
@@ -219,17 +217,20 @@ def draw_labelled(options: Options, pipeline: XRealPipeline, real: Cases, findin
 
 
 @torch.inference_mode()
-def reconstruct(autoencoder: AutoencoderKL, images: np.ndarray, texture: Texture | None = None) -> np.ndarray:
-    """Send images (N, H, W) through the autoencoder, with texture: the best that a model of these latents can draw.
+def reconstruct(pipeline: XRealPipeline, images: np.ndarray) -> np.ndarray:
+    """Send images (N, H, W) through the autoencoder, with detail and texture: the best that these latents can draw.
 
     Each keeps its own film: how films differ is what drawn X-rays lack, not real ones.
     """
-    batches = torch.from_numpy(np.ascontiguousarray(images))[:, None].split(8)
-    parts = [decode_latents(autoencoder, encode_image(autoencoder, part.to(autoencoder.device))) for part in batches]
-    if texture is not None:
-        seeds = iter(range(len(images)))
-        films = (texture.film(part, texture_generators([next(seeds) for _ in part]), drawn=False) for part in parts)
-        parts = [texture(part, film) for part, film in zip(parts, films, strict=True)]
+    vae, texture = pipeline.vae, pipeline.texture
+    parts = []
+    for start in range(0, len(images), 8):
+        part = torch.from_numpy(np.ascontiguousarray(images[start : start + 8]))[:, None].to(vae.device)
+        seeds = list(range(start, start + len(part)))
+        decoded = pipeline.with_detail([decode_latents(vae, encode_image(vae, part))], seeds)[0]
+        if texture is not None:
+            decoded = texture(decoded, texture.film(decoded, texture_generators(seeds), drawn=False))
+        parts.append(decoded)
     return torch.cat(parts)[:, 0].cpu().numpy()
 
 
@@ -269,7 +270,7 @@ def model_rows(
     plans = {title: plan for title, plan in plans.items() if _NAMES[title] in options.rows}
     say(_forecast(pipeline, requests, plans))
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
-    rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline.vae, others.images, pipeline.texture), drawn=False)}
+    rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline, others.images), drawn=False)}
     for name, (wanted, use_masks, settings) in plans.items():
         if len(wanted) == 0:
             continue

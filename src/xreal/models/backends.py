@@ -107,7 +107,7 @@ class Networks:
         """Return what computes a network.
 
         Args:
-            kind: "unet", "vae", "anatomy_controller", "anatomy_adapter", "text_encoder" or "segmenter".
+            kind: "unet", "vae", "anatomy_controller", "anatomy_adapter", "text_encoder", "detail" or "segmenter".
             network: the original.
 
         Raises:
@@ -309,6 +309,20 @@ class _TextEncoder(_StandIn):
         return (torch.stack([embeds[key] for key in keys]),)
 
 
+class _Detail(_StandIn):
+    def __init__(self, detail: Any, compiled: Any) -> None:
+        super().__init__(detail)
+        self._detail, self._compiled = detail, compiled
+        self._run: Run | None = None
+
+    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+        if self._run is None:
+            example = tuple(torch.rand(2, *one.shape[1:]) for one in (images, noise))
+            self._run = self._compiled("lines", self._detail, example)
+        added: Tensor = self._run(images, noise)
+        return added
+
+
 class _Segmenter(_StandIn):
     def __init__(self, segmenter: Any, compiled: Any) -> None:
         super().__init__(segmenter)
@@ -323,7 +337,12 @@ class _Segmenter(_StandIn):
 def _stand_in(kind: str, network: Any, compiled: Any) -> Any:
     if kind == "unet":
         return network if sees_organs(network) else _UNet(network, compiled)  # the paper's baselines stay as they are
-    others = {"segmenter": _Segmenter, "anatomy_adapter": _Adapter, "text_encoder": _TextEncoder}
+    others = {
+        "anatomy_adapter": _Adapter,
+        "detail": _Detail,
+        "segmenter": _Segmenter,
+        "text_encoder": _TextEncoder,
+    }
     return others.get(kind, _Autoencoder)(network, compiled)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from xreal.models.texture import Texture
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding
 
-__all__ = ["fit_films", "learn_films"]
+__all__ = ["draw_plain", "fit_films", "learn_films"]
 
 _MOST = 300  # X-rays drawn, spread over the data
 _FEWEST = 50  # below that a covariance of nine bands says little
@@ -63,14 +63,33 @@ def learn_films(
         raise DataError(f"{len(indices)} training X-rays without finding to learn films from; give at least {_FEWEST}")
     indices = indices[:: -(-len(indices) // most)]
     real, drawn = [], []
-    for start in range(0, len(indices), _BATCH):
-        samples = [train[i] for i in indices[start : start + _BATCH]]
-        organs = collate(samples).organ_mask.numpy() if pipeline.takes_organs else None
-        seeds = range(start, start + len(samples))
-        real.append(collate(samples).image)
-        drawn.append(torch.from_numpy(pipeline(organs, (), seeds, steps=steps, texture=0.0).images)[:, None])
-        report(start + len(samples), len(indices))
+    for images, plain, seeds in draw_plain(pipeline, train, indices, steps):
+        real.append(images)
+        drawn += pipeline.with_detail([plain], seeds)
+        report(seeds.stop, len(indices))
     return texture, fit_films(texture, torch.cat(drawn), torch.cat(real))
+
+
+def draw_plain(
+    pipeline: XRealPipeline, data: PreparedDataset, indices: Sequence[int], steps: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, range]]:
+    """Draw X-rays without detail and texture, with the organ masks of real ones, where the model takes masks.
+
+    Args:
+        pipeline: complete.
+        data: prepared.
+        indices: of real X-rays.
+        steps: of the solver; default the pipeline's.
+
+    Yields:
+        batches of real X-rays and drawn ones with their organs, (B, 1, H, W) in [0, 1], and the seeds of these.
+    """
+    for start in range(0, len(indices), _BATCH):
+        batch = collate([data[i] for i in indices[start : start + _BATCH]])
+        seeds = range(start, start + len(batch.image))
+        organs = batch.organ_mask.numpy() if pipeline.takes_organs else None
+        drawn = pipeline(organs, (), seeds, steps=steps, texture=0.0).images
+        yield batch.image, torch.from_numpy(drawn)[:, None], seeds
 
 
 @torch.no_grad()

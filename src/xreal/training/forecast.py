@@ -21,6 +21,7 @@ from xreal.errors import DataError, InputError
 from xreal.masks.segmenter import build_judge_segmenter, build_segmenter
 from xreal.models.autoencoder import build_autoencoder
 from xreal.models.backbone import Backbone, build_unet
+from xreal.models.detail import DetailGenerator, DetailJudge
 from xreal.models.organs import ORGAN_CHANNELS, AdaptedUNet, ControlledUNet, build_adapter, build_controlnet
 from xreal.models.text_encoder import build_text_encoder
 from xreal.models.texture import Texture
@@ -129,7 +130,7 @@ def forecast(
             return tensor
 
         counter = FlopCounterMode(display=False)
-        mixed = mixed_precision != "no" and name != "texture"  # which computes in float32
+        mixed = mixed_precision != "no" and name not in ("detail", "texture")  # which compute in float32
         with counter:
             with (
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -230,6 +231,18 @@ def _texture(preset: Preset) -> tuple[list[nn.Module], Step]:
     return [*networks, texture], step
 
 
+def _detail(preset: Preset) -> tuple[list[nn.Module], Step]:
+    side = preset.stages["detail"].crop or preset.image_size
+    network, judge = DetailGenerator(), DetailJudge()
+
+    def step(count: int) -> Tensor:
+        image = torch.randn(count, 1, side, side)
+        scores: Tensor = judge.scores(image + network(image, image.expand(-1, 2, -1, -1)))
+        return scores
+
+    return [network], step
+
+
 def _on_images(network: nn.Module, side: int, output: Callable[[Any], Tensor]) -> tuple[list[nn.Module], Step]:
     return [network], lambda count: output(network(torch.randn(count, 1, side, side)))
 
@@ -251,6 +264,7 @@ _STEPS: dict[str, Callable[[Preset], tuple[list[nn.Module], Step]]] = {
     "backbone": _diffusion,
     "anatomy": lambda p: _autoencoding(p, whole=True),
     "decoder": lambda p: _autoencoding(p, whole=False, frozen_encoder=True, crop=p.stages["decoder"].crop),
+    "detail": _detail,
     "texture": _texture,
     "adapter": lambda p: _diffusion(p, "adapter"),
     "joint": lambda p: _diffusion(p, "joint"),

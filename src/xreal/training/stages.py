@@ -24,6 +24,7 @@ STAGES = (
     "adapter",
     "joint",
     "decoder",
+    "detail",
     "texture",
     "concat",
     "controlnet",
@@ -76,7 +77,7 @@ def build_stage(
         _refuse_backbone(out, name)
         concat = ConcatStage(preset, data, _autoencoder(autoencoder or out), cache, start)
         if autoencoder is not None:
-            known = {"signal_leak": "SignalLeak", "texture": "Texture"}
+            known = {"detail": "DetailGenerator", "signal_leak": "SignalLeak", "texture": "Texture"}
             kept = {name: kind for name, kind in known.items() if (autoencoder / name).is_dir()}
             concat.beside = {name: load_component(autoencoder, name, kind) for name, kind in kept.items()}
         return concat
@@ -102,10 +103,16 @@ def build_stage(
         from xreal.training.decoder import DecoderStage
 
         return DecoderStage(preset, data, _autoencoder(autoencoder or start or out))
+    if name == "detail":
+        from xreal.training.detail import DetailStage
+
+        return _started(DetailStage(preset, data, autoencoder or start or out, cache.parent), start, name)
     if name == "texture":
         from xreal.training.texture import TextureStage
 
-        return _started(TextureStage(preset, data, _autoencoder(autoencoder or out)), start, "texture")
+        place = autoencoder or out
+        drawn = load_component(place, "detail", "DetailGenerator") if (place / "detail").is_dir() else None
+        return _started(TextureStage(preset, data, _autoencoder(place), drawn), start, "texture")
     if name == "judge-segmenter":
         from xreal.training.segmenter import JudgeSegmenterStage
 

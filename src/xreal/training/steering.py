@@ -33,7 +33,7 @@ class _SteeringStage(BackboneStage):
 
     sees_organs = True
     component: ClassVar[str]
-    carried: ClassVar[tuple[str, ...]] = ("segmenter", "signal_leak", "texture")
+    carried: ClassVar[tuple[str, ...]] = ("segmenter", "signal_leak", "detail", "texture")
 
     def __init__(self, preset: Preset, data: Sequence[Path], start: Path, cache: Path) -> None:
         """Open the model that is to be steered.
@@ -97,7 +97,7 @@ class AdapterStage(_SteeringStage):
     sees_lesions = True
     organ_dropout = 0.1  # so that it can place findings where no organs are given
     component = "anatomy_adapter"
-    carried = ("segmenter", "anatomy_controller", "anatomy_variation", "signal_leak", "texture")
+    carried = ("segmenter", "anatomy_controller", "anatomy_variation", "signal_leak", "detail", "texture")
 
     def _steer(self, unet: UNet2DConditionModel) -> tuple[nn.Module, nn.Module]:
         adapter = build_adapter(unet, downsampling(self.autoencoder))

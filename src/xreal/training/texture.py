@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xreal.config import Preset
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
+from xreal.models.detail import DetailGenerator, detail_noise
 from xreal.models.precision import default_device
 from xreal.models.texture import Texture
 from xreal.training.autoencoder import AutoencoderStage
@@ -27,9 +28,16 @@ class TextureStage(AutoencoderStage):
 
     name = "texture"
 
-    def __init__(self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL) -> None:
-        """Take a trained autoencoder."""
+    def __init__(
+        self,
+        preset: Preset,
+        data: Sequence[Path],
+        autoencoder: AutoencoderKL,
+        detail: DetailGenerator | None = None,
+    ) -> None:
+        """Take a trained autoencoder and, where there is one, what draws the detail that it leaves out."""
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
+        self.detail = None if detail is None else detail.eval().requires_grad_(False).to(default_device())
         super().__init__(preset, data)
         self.networks = {self.name: self.networks["autoencoder"]}
 
@@ -46,7 +54,11 @@ class TextureStage(AutoencoderStage):
         for part in images.split(8):
             latents = encode_image(self.autoencoder, part.to(self.autoencoder.device))
             latents = latents + disturbance(latents, self.preset.latent_errors, generator)
-            parts.append(decode_latents(self.autoencoder, latents))
+            decoded = decode_latents(self.autoencoder, latents)
+            if self.detail is not None:
+                noise = detail_noise(decoded, [generator] * len(decoded))
+                decoded = (decoded + self.detail(decoded, noise)).clamp(0, 1)
+            parts.append(decoded)
         return torch.cat(parts)
 
     def losses(self, batch: Tensor, step: int, generator: torch.Generator) -> Iterator[Loss]:

@@ -1,0 +1,167 @@
+"""Detail: drawn from the decoded image and noise, taught by a judge, the same on X-ray and healthy twin."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xreal.config import PRESETS
+from xreal.errors import DataError
+from xreal.evaluation.rows import reconstruct
+from xreal.masks.lesions import Lesion
+from xreal.models.autoencoder import decode_latents, encode_image
+from xreal.models.detail import DetailGenerator, DetailJudge, detail_noise
+from xreal.models.folder import write_index
+from xreal.pipeline import XRealPipeline
+from xreal.training.detail import DetailStage
+from xreal.training.loop import train
+from xreal.training.stages import build_stage
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def busy(seed: int = 0) -> DetailGenerator:
+    """Return a network that adds something."""
+    torch.manual_seed(seed)
+    network = DetailGenerator(width=8, coarse_blocks=1, fine_blocks=1)
+    torch.nn.init.normal_(network.draw.weight, std=0.05)
+    return network.eval()
+
+
+@pytest.fixture
+def model(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """The tiny model with detail."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    busy().save_pretrained(folder / "detail")
+    write_index(folder)
+    return folder
+
+
+def smooth(count: int, side: int = 64) -> Tensor:
+    coarse = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 24), (4, 8)])
+def test_an_untrained_network_adds_nothing(size: tuple[int, int]) -> None:
+    images = torch.rand(2, 1, *size)
+    added = DetailGenerator()(images, detail_noise(images, generators(0, 1)))
+    assert added.shape == images.shape
+    assert not added.any()
+
+
+def test_noise_says_which_detail_is_drawn_and_belongs_to_its_image() -> None:
+    images, network = smooth(1).expand(2, -1, -1, -1), busy()
+    noise = detail_noise(images, generators(3, 4))
+    with torch.no_grad():
+        added = network(images, noise)
+        alone = network(images[1:], detail_noise(images[1:], generators(4)))
+    assert (added[0] - added[1]).std() > 0.1 * added[0].std()
+    torch.testing.assert_close(added[1:], alone)
+
+
+def test_detail_far_from_a_change_stays() -> None:
+    images = smooth(1, 128)
+    other = images.clone()
+    other[..., :8, :8] = 1
+    noise, network = detail_noise(images, generators(0)), busy()
+    with torch.no_grad():
+        before, after = network(images, noise), network(other, noise)
+    assert torch.equal(before[..., 80:, 80:], after[..., 80:, 80:])
+    assert not torch.equal(before, after)
+
+
+def test_the_judge_sees_grain_beside_the_image() -> None:
+    torch.manual_seed(0)
+    judge = DetailJudge(width=8)
+    images = smooth(1)
+    with torch.no_grad():
+        scores = judge.scores(images)
+        moved = judge.scores(images + 0.01 * torch.randn(images.shape)) - scores
+        shifted = judge.scores(images + 0.01) - scores
+    assert scores.shape == (1, 1, 8, 8)
+    assert moved.abs().mean() > 2 * shifted.abs().mean()
+
+
+def test_pipeline_adds_the_same_detail_to_image_and_twin(model: Path, tiny_model_folder: Path) -> None:
+    mask = np.zeros((64, 64), np.float32)
+    mask[8:20, 8:20] = 1
+    asked = {"lesions": [Lesion("Pneumonia", mask)], "seeds": [5, 6], "steps": 2}
+    detailed = XRealPipeline.from_pretrained(model, "torch")(None, **asked)
+    plain = XRealPipeline.from_pretrained(tiny_model_folder, "torch")(None, **asked)
+    assert detailed.settings["texture"] == 1
+    assert np.abs(detailed.images - plain.images).max() > 1e-3
+    np.testing.assert_array_equal(detailed.images[:, 60:, 60:], detailed.healthy[:, 60:, 60:])
+    without = XRealPipeline.from_pretrained(model, "torch")(None, texture=0.0, **asked)
+    np.testing.assert_array_equal(without.images, plain.images)
+    alone = XRealPipeline.from_pretrained(model, "torch")(None, **asked | {"seeds": [6]})
+    np.testing.assert_allclose(alone.images[0], detailed.images[1], atol=1e-5)
+
+
+def test_reconstructions_have_detail(model: Path) -> None:
+    pipeline = XRealPipeline.from_pretrained(model, "torch")
+    images = smooth(3)
+    with torch.no_grad():
+        decoded = decode_latents(pipeline.vae, encode_image(pipeline.vae, images))
+    expected = pipeline.with_detail([decoded], [0, 1, 2])[0][:, 0].numpy()
+    np.testing.assert_allclose(reconstruct(pipeline, images[:, 0].numpy()), expected, atol=1e-6)
+    assert np.abs(expected - decoded[:, 0].numpy()).max() > 1e-3
+
+
+def stage(data: Path, model: Path, out: Path, **changes: object) -> DetailStage:
+    preset = PRESETS["tiny"].with_stage("detail", **changes)
+    built = build_stage("detail", preset, [data], out, model)
+    assert isinstance(built, DetailStage)
+    return built
+
+
+def test_crops_show_the_same_place_of_what_was_encoded(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    made = stage(phantom_data, tiny_model_folder, tmp_path, crop=64)
+    batch = made.batch([0, 1, 2, 3], torch.Generator().manual_seed(0))
+    gain = batch.decoded[0].sum() / made.decoded[0].float().sum()
+    torch.testing.assert_close(batch.decoded[0], gain * made.decoded[0].float())
+    torch.testing.assert_close(batch.real[0], gain * made.real[0] / 255, atol=0.6 / 255, rtol=0)
+    torch.testing.assert_close(batch.kept[:2], batch.real[:2])
+    torch.testing.assert_close(batch.kept[2:], batch.decoded[2:])  # drawn ones are held to themselves
+    assert made.batch([0, 1], torch.Generator().manual_seed(0)).decoded.shape == (2, 1, 64, 64)
+
+
+def test_x_rays_are_drawn_once_for_a_run(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stage(phantom_data, tiny_model_folder, tmp_path).drawn
+    monkeypatch.setattr("xreal.training.detail.draw_plain", None)
+    assert torch.equal(stage(phantom_data, tiny_model_folder, tmp_path).drawn, first)
+    assert first.shape == (9, 1, 64, 64)
+
+
+def test_a_model_that_draws_from_masks_needs_some(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xreal.data.prepared.PreparedDataset.with_organ_mask", lambda _: [])
+    with pytest.raises(DataError, match="no organ masks"):
+        stage(phantom_data, tiny_model_folder, tmp_path)
+
+
+@pytest.mark.slow
+def test_training_brings_the_bands_nearer_to_those_of_x_rays(
+    phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    made = stage(
+        phantom_data, tiny_model_folder, tmp_path, steps=40, batch_size=4, learning_rate=2e-3, ema_decay=0.5, crop=64
+    )
+    with torch.no_grad():
+        before = made.validate()
+    after = train(made, tmp_path, mixed_precision="no")
+    assert (tmp_path / "detail/config.json").exists()
+    finest = [f"band_{band}_dB" for band in range(3)]
+    assert sum(abs(after[name]) for name in finest) < 0.9 * sum(abs(before[name]) for name in finest)
