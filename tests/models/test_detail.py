@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xreal.config import PRESETS
-from xreal.errors import DataError
+from xreal.errors import DataError, ModelError, TrainingError
 from xreal.evaluation.rows import reconstruct
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
@@ -150,6 +150,14 @@ def test_a_model_that_draws_from_masks_needs_some(
     monkeypatch.setattr("xreal.data.prepared.PreparedDataset.with_organ_mask", lambda _: [])
     with pytest.raises(DataError, match="no organ masks"):
         stage(phantom_data, tiny_model_folder, tmp_path)
+
+
+def test_only_a_complete_model_can_learn_detail(phantom_data: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds no vae/"):
+        build_stage("detail", PRESETS["tiny"], [phantom_data], tmp_path)
+    shutil.copytree(tiny_model_folder / "vae", tmp_path / "vae")
+    with pytest.raises(ModelError, match="no model folder"):
+        build_stage("detail", PRESETS["tiny"], [phantom_data], tmp_path)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from xreal.config import Preset
@@ -20,7 +21,6 @@ from xreal.errors import DataError
 from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.bands import split
 from xreal.models.detail import DetailGenerator, DetailJudge, detail_noise
-from xreal.models.folder import load_autoencoder
 from xreal.models.precision import default_device
 from xreal.pipeline import XRealPipeline
 from xreal.training.decoder import disturbance
@@ -30,7 +30,7 @@ from xreal.training.stage import Loss, Stage, white_noise
 __all__ = ["DetailStage"]
 
 _MOST = 6000  # X-rays kept in memory, 0.2 MB each
-_DRAWN = 600
+_DRAWN = 600  # X-rays that the model draws
 _PART = 32
 _LEVELS = 255  # steps of grey of an 8-bit picture
 _BANDS = 6  # half octaves, finest first
@@ -65,20 +65,24 @@ class DetailStage(Stage):
     band_weight = 0.5
     validation_images = 48
 
-    def __init__(self, preset: Preset, data: Sequence[Path], model: Path, cache: Path) -> None:
+    def __init__(
+        self, preset: Preset, data: Sequence[Path], autoencoder: AutoencoderKL, model: Path, cache: Path
+    ) -> None:
         """Decode real X-rays, and draw others.
 
         Args:
             preset: crop and length.
             data: prepared folders.
+            autoencoder: the model's, trained.
             model: complete model folder.
             cache: folder for what it draws: an interrupted run does not draw again.
 
         Raises:
             DataError: no organ masks for a model that draws from them.
+            ModelError: the model is not complete.
         """
         super().__init__(preset)
-        self.autoencoder = load_autoencoder(model).eval().requires_grad_(False).to(default_device())
+        self.autoencoder = autoencoder.eval().requires_grad_(False).to(default_device())
         train, validation = PreparedDataset(data, "train"), PreparedDataset(data, "val")
         generator = torch.Generator().manual_seed(self.config.seed)
         self.real, self.decoded = self._reconstructed(train, _MOST, generator)

@@ -106,7 +106,8 @@ def build_stage(
     if name == "detail":
         from xreal.training.detail import DetailStage
 
-        return _started(DetailStage(preset, data, autoencoder or start or out, cache.parent), start, name)
+        model = autoencoder or start or out
+        return _started(DetailStage(preset, data, _autoencoder(model), model, cache.parent), start, name)
     if name == "texture":
         from xreal.training.texture import TextureStage
 
