@@ -38,7 +38,7 @@ import xreal
 from xreal import Finding, Lesion, XRealPipeline, pipeline_base
 from xreal import pipeline as pipeline_module
 from xreal.config import PRESETS
-from xreal.control.denoiser import Denoiser
+from xreal.control.denoiser import BoundDenoiser
 from xreal.errors import ModelError
 from xreal.inputs import check_settings
 from xreal.masks import ellipse, read_organ_mask
@@ -82,14 +82,13 @@ def backends() -> Iterator[str]:
 @contextmanager
 def as_the_authors() -> Iterator[None]:
     """Call the U-Net once per prompt."""
-    predict = Denoiser._predict
 
-    def one_by_one(self: Denoiser, latents: Any, timestep: Any, embeds: Any, organs: dict[str, Any]) -> torch.Tensor:
-        assert not organs  # the authors' U-Net knows of none
-        parts = zip(latents.split(1), embeds.split(1), strict=True)
-        return torch.cat([predict(self, one, timestep, embed, organs) for one, embed in parts])
+    def one_by_one(self: BoundDenoiser, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        assert not self.known  # the authors' U-Net knows of no organs
+        parts = zip(latents.split(1), self.embeds.split(1), strict=True)
+        return torch.cat([self.network(one, timestep, embed).sample for one, embed in parts])
 
-    with mock.patch.object(Denoiser, "_predict", one_by_one):
+    with mock.patch.object(BoundDenoiser, "_predict", one_by_one):
         yield
 
 
@@ -111,7 +110,7 @@ def networks_timed(total: list[float], texture: bool) -> Iterator[None]:
     if texture:
         in_texture = {name: clocked(function) for name, function in in_texture.items()}
     called = {
-        Denoiser: ("_predict",),
+        BoundDenoiser: ("_predict",),
         pipeline_module: ("decode_pixels", "encode_image", "draw_prior"),
         pipeline_base: ("adapter_features", "encode_prompts"),
     }

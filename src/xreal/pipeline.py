@@ -25,7 +25,7 @@ from xreal.control.solvers import build_solver
 from xreal.inputs import Mode, Quality, StepCallback, check_settings, lesions_per_image, prompts_per_image
 from xreal.masks.areas import feather
 from xreal.masks.lesions import Lesion
-from xreal.models.autoencoder import decode_pixels, encode_image
+from xreal.models.autoencoder import decode_pixels, encode_image, grey
 from xreal.models.precision import device_of
 from xreal.pipeline_edit import EditingPipeline
 from xreal.pipeline_output import XRealPipelineOutput
@@ -178,19 +178,19 @@ class XRealPipeline(EditingPipeline):
         texture = 0.0 if (self.detail, self.texture) == (None, None) else use.texture
         if texture > 0:
             tracks = [healthy] if findings is None else [healthy, images]
-            tracks = self.with_detail([track.mean(1, keepdim=True) for track in tracks], seeds, texture, quality)
+            tracks = self.with_detail([grey(track) for track in tracks], seeds, texture, quality)
             if self.texture is not None:
                 film = self.texture.film(tracks[0], texture_generators(seeds))
                 tracks = [self.texture(track, film, texture) for track in tracks]
             healthy, images = tracks[0], tracks[-1]
         masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
-        pictures, twins = images.mean(1).cpu().numpy(), healthy.mean(1).cpu().numpy()  # grey
+        pictures, twins = (grey(some)[:, 0].cpu().numpy() for some in (images, healthy))
         if exact and findings is not None:
             pictures = np.stack([_composite(*triple) for triple in zip(pictures, twins, per_image, strict=True)])
         return XRealPipelineOutput(
             images=pictures,
             healthy=None if findings is None else twins,
-            priors=None if priors is None else priors.mean(1).cpu().numpy(),
+            priors=None if priors is None else grey(priors)[:, 0].cpu().numpy(),
             organ_masks=None if organs is None else organs.numpy(),
             lesion_masks=masks,
             seeds=seeds,

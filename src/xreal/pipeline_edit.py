@@ -18,7 +18,7 @@ from xreal.images import fit_square
 from xreal.inputs import StepCallback, check_settings
 from xreal.masks.lesions import Lesion
 from xreal.masks.segmenter import segment
-from xreal.models.autoencoder import decode_pixels, encode_image
+from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.precision import device_of
 from xreal.pipeline_base import SteeredPipeline
 from xreal.pipeline_output import XRealEditOutput
@@ -146,8 +146,8 @@ class EditingPipeline(SteeredPipeline):
         denoise = self._denoiser(embeds[prompt].repeat(len(seeds), 1, 1), organs, findings, adapter)
         walk = self._walk(engine, denoise, noise, 0.0, callback)
         _, latents = walk.side_by_side(keep, findings, start, steps)
-        before = decode_pixels(vae, original).mean(1).cpu().numpy()  # (1, S, S)
-        return smooth_removal(decode_pixels(vae, latents).mean(1).cpu().numpy() - before, plan.remove)
+        before = decode_latents(vae, original)[:, 0].cpu().numpy()  # (1, S, S)
+        return smooth_removal(decode_latents(vae, latents)[:, 0].cpu().numpy() - before, plan.remove)
 
     def _find_organs(self, image: np.ndarray, size: int) -> np.ndarray:
         if self.segmenter is None:

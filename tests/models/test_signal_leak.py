@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def test_the_first_step_sees_it_at_its_own_noise_level(name: str) -> None:
         solver = build_solver(name, DDIMScheduler(), 4, placed=True)
         noise = StepNoise([5], (2, 4, 4), torch.device("cpu"), fixed=True)
         bound: Any = Walk
-        bound = bound(solver, denoise, noise, 0.0, lambda steps: steps, lambda index, timestep, moved: moved, leak)
+        bindable = SimpleNamespace(bind=lambda *_: denoise)
+        bound = bound(solver, bindable, noise, 0.0, lambda steps: steps, lambda index, timestep, moved: moved, leak)
         bound.side_by_side(None, None, 0, 4)
         return seen[0]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xreal.control.pathology import LatentLesions, regional_guidance
 
-__all__ = ["Denoiser"]
+__all__ = ["BoundDenoiser", "Denoiser"]
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,15 @@ class Denoiser:
     guidance: float = 1.0
     unprompted: Tensor | None = None
 
-    def __call__(
-        self, latents: Tensor, timestep: Tensor, lesions: LatentLesions | None = None, first: int = 0
-    ) -> Tensor:
-        """Predict for all prompts at once.
+    def bind(self, count: int, lesions: LatentLesions | None = None, first: int = 0) -> BoundDenoiser:
+        """Lay out, once for all steps, the rows that the network is given at each: all prompts in one call.
 
         Args:
-            latents: (n · B, c, h, w), scaled as the solver wants; row r is of image r modulo B.
-            timestep: the solver's, a scalar.
-            lesions: guided where they are; those of image i act on ``latents[first + i]``.
+            count: rows of latents, n · B; row r is of image r modulo B.
+            lesions: guided where they are; those of image i act on row ``first + i``.
             first: see ``lesions``.
-
-        Returns:
-            (n · B, c, h, w)
         """
-        count, rows = len(latents), torch.arange(len(latents), device=latents.device)
+        rows = torch.arange(count, device=self.prompts.device)
         embeds, owners = [self.prompts.repeat(count // len(self.prompts), 1, 1)], None
         if self.unprompted is not None:
             embeds.append(self.unprompted.expand(count, -1, -1))
@@ -59,15 +53,11 @@ class Denoiser:
             owners = lesions.owners + first
             embeds.append(lesions.embeds)
             seen = torch.cat([own, owners])
-        predictions = self._predict(latents[seen], timestep, torch.cat(embeds), self._masks(own, owners))
-        prompted = predicted = predictions[:count]
-        if lesions is not None:
-            predicted = regional_guidance(prompted, predictions[len(own) :], lesions.weights, lesions.scales, owners)
-        if self.unprompted is not None:
-            predicted = predicted + (self.guidance - 1) * (prompted - predictions[count : 2 * count])
-        return predicted
+        known = self._known(own, owners)
+        guidance = None if self.unprompted is None else self.guidance
+        return BoundDenoiser(self.network, count, seen, torch.cat(embeds), known, guidance, lesions, owners)
 
-    def _masks(self, rows: Tensor, owners: Tensor | None = None) -> dict[str, Any]:
+    def _known(self, rows: Tensor, owners: Tensor | None = None) -> dict[str, Any]:
         """Tell rows of their images' organs, and the lesions that follow them, on rows ``owners``, of their places."""
         if self.organ_mask is not None:
             rows = rows if owners is None else torch.cat([rows, owners])
@@ -79,6 +69,50 @@ class Denoiser:
             features = [(*own, of) for own, of in zip(features, self.lesion_features, strict=True)]
         return {"down_intrablock_additional_residuals": [torch.cat(level) for level in features]}
 
-    def _predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, masks: dict[str, Any]) -> Tensor:
-        prediction: Tensor = self.network(latents, timestep, embeds, **masks).sample
+
+@dataclass(frozen=True)
+class BoundDenoiser:
+    """ε_θ of n · B rows of latents; a network call has these, again without prompt where prompts guide, and lesions.
+
+    Attributes:
+        network: as the ``Denoiser``'s.
+        count: n · B.
+        seen: which row of latents each row of the call sees, (R,) int64.
+        embeds: its prompt, (R, L, d).
+        known: what else the network is told, by the name of its argument.
+        guidance: w of the X-rays' own prompts; None where they do not guide.
+        lesions: guided, or None.
+        owners: row of latents that each lesion acts on, (K,) int64; None without lesions.
+    """
+
+    network: Any
+    count: int
+    seen: Tensor
+    embeds: Tensor
+    known: dict[str, Any]
+    guidance: float | None
+    lesions: LatentLesions | None
+    owners: Tensor | None
+
+    def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Predict for all prompts at once.
+
+        Args:
+            latents: (n · B, c, h, w), scaled as the solver wants.
+            timestep: the solver's, a scalar.
+
+        Returns:
+            (n · B, c, h, w)
+        """
+        prediction = self._predict(latents[self.seen], timestep)
+        prompted = predicted = prediction[: self.count]
+        if self.lesions is not None and self.owners is not None:
+            found = prediction[-len(self.owners) :]
+            predicted = regional_guidance(prompted, found, self.lesions.weights, self.lesions.scales, self.owners)
+        if self.guidance is not None:
+            predicted = predicted + (self.guidance - 1) * (prompted - prediction[self.count : 2 * self.count])
+        return predicted
+
+    def _predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        prediction: Tensor = self.network(latents, timestep, self.embeds, **self.known).sample
         return prediction

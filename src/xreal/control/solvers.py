@@ -9,11 +9,11 @@ from typing import Any
 
 from diffusers import (
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 
+from xreal.control.linear_solver import LinearDPMSolver
 from xreal.control.spacing import placed_timesteps
 from xreal.errors import InputError
 
@@ -21,7 +21,7 @@ __all__ = ["SOLVERS", "build_solver"]
 
 SOLVERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
+    "dpm++": LinearDPMSolver,
     "unipc": UniPCMultistepScheduler,
     "euler": EulerDiscreteScheduler,
 }

@@ -54,18 +54,21 @@ class Walk:
         tracks = 1 if lesions is None else 2
         latents = self._start(tracks)  # (tracks · B, c, h, w)
         where = None if lesions is None else lesions.union(batch)
+        alone = self.denoise.bind(batch)
+        guided = None if lesions is None or start >= until else self.denoise.bind(2 * batch, lesions, first=batch)
+        left = self.denoise.bind(2 * batch) if guided is not None and until < len(self.solver.timesteps) else guided
         for index, timestep in enumerate(self.progress(self.solver.timesteps)):
             healthy = latents[:batch]
             if keep is not None:
                 blended = keep.blend(healthy, self.noise.for_reference(), self.solver, timestep, index)
                 latents = latents + (blended - healthy).repeat(tracks, 1, 1, 1)
-            apart = None if index < start or start >= until else lesions  # once the tracks differ
+            apart = None if index < start else guided if index < until else left  # once the tracks differ
             if apart is None:
                 scaled = self.solver.scale_model_input(latents[:batch], timestep)
-                prediction = self.denoise(scaled, timestep).repeat(tracks, 1, 1, 1)
+                prediction = alone(scaled, timestep).repeat(tracks, 1, 1, 1)
             else:
                 scaled = self.solver.scale_model_input(latents, timestep)
-                prediction = self.denoise(scaled, timestep, apart if index < until else None, first=batch)
+                prediction = apart(scaled, timestep)
             latents = self._step(prediction, timestep, latents)
             if apart is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
@@ -82,10 +85,10 @@ class Walk:
         keep_mask = 1 - lesions.union(len(reference))
         steps = len(self.solver.timesteps)
         keep = Keep(reference, keep_mask, torch.full_like(keep_mask, steps))
-        latents = self._start(1)
+        latents, denoise = self._start(1), self.denoise.bind(len(reference), lesions)
         for index, timestep in enumerate(self.progress(self.solver.timesteps)):
             latents = keep.blend(latents, self.noise.for_reference(), self.solver, timestep, index)
-            prediction = self.denoise(self.solver.scale_model_input(latents, timestep), timestep, lesions)
+            prediction = denoise(self.solver.scale_model_input(latents, timestep), timestep)
             latents = self.end_step(index, timestep, self._step(prediction, timestep, latents))
         return keep.finish(latents, steps)
 

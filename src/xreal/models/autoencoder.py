@@ -21,6 +21,7 @@ __all__ = [
     "downsampling",
     "encode_image",
     "from_pixels",
+    "grey",
     "pixel_range",
     "to_pixels",
 ]
@@ -197,8 +198,13 @@ def to_pixels(autoencoder: AutoencoderKL, image: Tensor) -> Tensor:
     """Bring images in [0, 1] to what the encoder eats; with other channels than its own, they are made grey first."""
     low, high = pixel_range(autoencoder)
     channels = autoencoder.config.in_channels
-    grey = image if image.shape[1] == channels else image.mean(1, keepdim=True)
-    return grey.to(autoencoder.dtype).expand(-1, channels, -1, -1) * (high - low) + low
+    plain = image if image.shape[1] == channels else grey(image)
+    return plain.to(autoencoder.dtype).expand(-1, channels, -1, -1) * (high - low) + low
+
+
+def grey(images: Tensor) -> Tensor:
+    """Return the mean of the channels of images (B, 1 or 3, H, W), (B, 1, H, W)."""
+    return images if images.shape[1] == 1 else images.mean(1, keepdim=True)
 
 
 def from_pixels(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
@@ -235,7 +241,7 @@ def decode_pixels(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
 
 def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     """Decode scaled latents (B, c, h, w) to grey float32 images (B, 1, H, W) in [0, 1]: the mean of the channels."""
-    return decode_pixels(autoencoder, latents).mean(1, keepdim=True)
+    return grey(decode_pixels(autoencoder, latents))
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def build_adapter(unet: UNet2DConditionModel, downsampling: int) -> T2IAdapter:
 def knows_lesions(adapter: T2IAdapter) -> bool:
     """Return whether an adapter has learnt what to say of a finding's place: the data that taught it had some."""
     weight = adapter.adapter.conv_in.weight
-    return bool(weight[:, -(weight.shape[1] // ADAPTER_PLANES) :].any())
+    return bool(weight[:, -(weight.shape[1] // ADAPTER_PLANES) :].abs().max() > 0)
 
 
 def adapter_features(
@@ -91,7 +91,7 @@ def adapter_features(
     organs = organ_planes(organ_mask)
     lesions = torch.zeros_like(organs[:, :1]) if lesions is None else lesions.to(organs)
     planes = torch.cat([organs, F.interpolate(lesions, organs.shape[-2:])], 1)
-    told = planes.flatten(1).any(1).view(-1, 1, 1, 1)
+    told = planes.flatten(1).amax(1).gt(0).view(-1, 1, 1, 1)
     features = [one * told for one in adapter(planes)]
     return [_fitted(one, block) for one, block in zip(features, unet.down_blocks, strict=True)]
 
