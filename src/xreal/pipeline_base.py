@@ -31,8 +31,9 @@ from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
 from xreal.models.backends import Backend, Networks, choose_backend
-from xreal.models.detail import detail_noise
+from xreal.models.detail import detail_noise, detailed
 from xreal.models.folder import load_components, resolve_folder
+from xreal.models.grid import common_tile
 from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
 from xreal.models.precision import device_of
 from xreal.models.prompts import encode_prompts
@@ -219,7 +220,8 @@ class SteeredPipeline(DiffusionPipeline):
         if self.detail is None:
             return list(tracks)
         draw, noise = self.network("detail", quality), detail_noise(tracks[0], detail_generators(list(seeds)))
-        return [(track + strength * draw(track, noise)).clamp(0, 1) for track in tracks]
+        tile = common_tile(tracks[0], downsampling(self.vae))
+        return [detailed(draw, track, noise, tile, strength) for track in tracks]
 
     def _embed(self, prompts: Sequence[str], quality: Quality = "default") -> dict[str, Tensor]:
         """Encode all distinct prompts in one call: prompt -> (L, d)."""

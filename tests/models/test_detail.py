@@ -14,12 +14,15 @@ from xreal.errors import DataError, ModelError, TrainingError
 from xreal.evaluation.rows import reconstruct
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
-from xreal.models.detail import DetailGenerator, DetailJudge, detail_noise
+from xreal.models.detail import DetailGenerator, DetailJudge, detail_noise, detailed
 from xreal.models.folder import write_index
+from xreal.models.grid import common_tile
 from xreal.pipeline import XRealPipeline
-from xreal.training.detail import DetailStage
+from xreal.training.detail import DetailStage, _bands_off, _grid
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
+
+GRID = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -78,9 +81,41 @@ def test_detail_far_from_a_change_stays() -> None:
     assert not torch.equal(before, after)
 
 
+def test_a_network_deals_out_no_grid_of_its_own() -> None:
+    """Whatever its weights; one that deals pixels out of channels, each with a bias of its own, does."""
+    images = smooth(24, 128)
+    with torch.no_grad():
+        added = busy()(images, detail_noise(images, generators(*range(24))))
+    assert _grid(added).max() < 5
+    assert _grid(added + 0.5 * added.std() * GRID.repeat(1, 1, 16, 16)).max() > 10
+
+
+def test_the_decoders_grid_goes_and_strength_scales_both() -> None:
+    images, noise, network = smooth(1).mul(0.8).add(0.1), torch.zeros(1, 2, 64, 64), DetailGenerator()
+    gridded = images + 0.01 * GRID.repeat(1, 1, 8, 8)
+    tile = common_tile(gridded, 8)
+    assert (gridded - images).abs().mean() > 3 * (detailed(network, gridded, noise, tile) - images).abs().mean()
+    torch.testing.assert_close(detailed(network, gridded, noise, tile, 0.0), gridded)
+    half = detailed(busy(), gridded, noise, tile, 0.5)
+    torch.testing.assert_close(half, (gridded + detailed(busy(), gridded, noise, tile)) / 2, atol=1e-3, rtol=0)
+
+
+def test_bands_are_held_to_the_x_rays_own_in_one_half_and_to_their_distribution_in_the_other() -> None:
+    real = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    real[..., :32] *= 0.1
+    moved = real.roll(32, 3)
+    near, far = _bands_off(torch.cat([real[:2], moved[2:]]), real)
+    assert near == 0
+    assert far < 0.1
+    near, far = _bands_off(torch.cat([moved[:2], 2 * real[2:]]), real)
+    assert near > 1
+    assert far == pytest.approx(np.log(2), rel=0.01)
+    assert _bands_off(real[:1], real[:1])[1] == 0
+
+
 def test_the_judge_sees_grain_beside_the_image() -> None:
     torch.manual_seed(0)
-    judge = DetailJudge(width=8)
+    judge = DetailJudge(widths=(8, 16, 16))
     images = smooth(1)
     with torch.no_grad():
         scores = judge.scores(images)

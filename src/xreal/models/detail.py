@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -10,7 +11,9 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
-__all__ = ["DetailGenerator", "DetailJudge", "detail_noise"]
+from xreal.models.grid import without_grid
+
+__all__ = ["DetailGenerator", "DetailJudge", "detail_noise", "detailed"]
 
 _SIDE = 4  # pixels: sides of an image are multiples of it
 _SLOPE = 0.2  # of what is negative
@@ -33,31 +36,50 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, padding_mode="replicate")
 
 
+def _enlarge(features: Tensor) -> Tensor:
+    return F.interpolate(features, scale_factor=2.0, mode="bilinear")
+
+
 class DetailGenerator(ModelMixin, ConfigMixin):
     """Lines, edges and grain that real X-rays have besides what the latents tell.
 
     A decoder that is taught by the error per pixel returns the mean of all X-rays of the same latents, which is
     smoother than any of them. This network is taught by another that tells real X-rays from its own
     (``xreal train detail``), and draws one of them: which, noise says.
+
+    Features are enlarged without phase, and the last layers see whole pixels: a network that deals pixels out of
+    channels (``pixel_shuffle``) draws a grid of its own.
     """
 
     @register_to_config
-    def __init__(self, width: int = 32, coarse_blocks: int = 4, fine_blocks: int = 2) -> None:
+    def __init__(
+        self,
+        width: int = 32,
+        coarse_blocks: int = 4,
+        fine_blocks: int = 2,
+        pixel_width: int = 16,
+        pixel_blocks: int = 1,
+    ) -> None:
         """Make an untrained network, which adds nothing.
 
         Args:
             width: at half the size of the image; twice that at a quarter.
             coarse_blocks: residual blocks at a quarter of the size.
             fine_blocks: at half.
+            pixel_width: at the whole size.
+            pixel_blocks: at the whole size.
         """
         super().__init__()
         self.look = _conv(8, width)
         self.coarsen = _conv(width, 2 * width, stride=2)
         self.scatter = nn.Conv2d(16, 2 * width, 1)
         self.coarse = nn.Sequential(*(_Block(2 * width) for _ in range(coarse_blocks)))
-        self.refine = nn.Conv2d(2 * width, 4 * width, 1)
+        self.refine = nn.Conv2d(2 * width, width, 1)
         self.fine = nn.Sequential(*(_Block(width) for _ in range(fine_blocks)))
-        self.draw = _conv(width, 4)
+        self.spread = nn.Conv2d(width, pixel_width, 1)
+        self.see = _conv(2, pixel_width)
+        self.pixels = nn.Sequential(*(_Block(pixel_width) for _ in range(pixel_blocks)))
+        self.draw = _conv(pixel_width, 1)
         nn.init.zeros_(self.draw.weight)
         nn.init.zeros_(self.draw.bias)
 
@@ -65,8 +87,8 @@ class DetailGenerator(ModelMixin, ConfigMixin):
         """Return what is to be added to decoded images.
 
         Args:
-            images: (B, 1, H, W) in [0, 1], sides multiples of 4.
-            noise: of ``noise``, (B, 2, H, W).
+            images: (B, 1, H, W) in [0, 1], without the decoder's grid; sides multiples of 4.
+            noise: of ``detail_noise``, (B, 2, H, W).
 
         Returns:
             (B, 1, H, W), about 0.
@@ -75,13 +97,33 @@ class DetailGenerator(ModelMixin, ConfigMixin):
         fine = F.leaky_relu(self.look(F.pixel_unshuffle(seen, 2)), _SLOPE)
         coarse = self.coarsen(fine) + self.scatter(F.pixel_unshuffle(noise[:, 1:], _SIDE))
         coarse = self.coarse(F.leaky_relu(coarse, _SLOPE))
-        fine = self.fine(F.leaky_relu(fine + F.pixel_shuffle(self.refine(coarse), 2), _SLOPE))
-        added: Tensor = F.pixel_shuffle(self.draw(fine), 2)
+        fine = self.fine(F.leaky_relu(fine + _enlarge(self.refine(coarse)), _SLOPE))
+        pixels = self.pixels(F.leaky_relu(self.see(seen) + _enlarge(self.spread(fine)), _SLOPE))
+        added: Tensor = self.draw(pixels)
         return added
 
     def added(self, images: Tensor, noise: Tensor) -> Tensor:
         """Compute as ``forward``, but in the number format of the input: mixed precision would lose grain."""
         return DetailGenerator.forward(self, images, noise)
+
+
+def detailed(
+    draw: Callable[[Tensor, Tensor], Tensor], images: Tensor, noise: Tensor, tile: Tensor, strength: float = 1.0
+) -> Tensor:
+    """Take the decoder's grid from images, and add the detail that it left out.
+
+    Args:
+        draw: a ``DetailGenerator``, or what stands in for it.
+        images: decoded, (B, 1, H, W) in [0, 1].
+        noise: of ``detail_noise``, (B, 2, H, W).
+        tile: the grid, of ``common_tile``, (B, 1, f, f).
+        strength: 1 as learnt, 0 none.
+
+    Returns:
+        (B, 1, H, W), clamped to [0, 1].
+    """
+    added = draw(without_grid(images, tile), noise)
+    return (without_grid(images, strength * tile) + strength * added).clamp(0, 1)
 
 
 def detail_noise(images: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -92,23 +134,25 @@ def detail_noise(images: Tensor, generators: list[torch.Generator]) -> Tensor:
 class DetailJudge(nn.Module):
     """Scores places of X-rays by how real their detail is: it teaches ``DetailGenerator`` and is then thrown away."""
 
-    def __init__(self, width: int = 32, gain: float = 10.0) -> None:
+    def __init__(self, widths: tuple[int, ...] = (48, 96, 128), gain: float = 10.0) -> None:
         """Make an untrained judge.
 
         Args:
-            width: at the whole size; twice that at each of three smaller ones.
+            widths: at half the size, and at each half of that.
             gain: of what is finer than three pixels, which is fainter than all else by about so much.
         """
         super().__init__()
         self.gain = gain
-        widths = [width * 2**level for level in range(4)]
-        layers: list[nn.Module] = [_conv(2, width), nn.LeakyReLU(_SLOPE)]
+        layers: list[nn.Module] = [nn.Conv2d(8, widths[0], 3, padding=1), nn.LeakyReLU(_SLOPE)]
         for narrow, wide in pairwise(widths):
-            layers += [_conv(narrow, narrow), nn.LeakyReLU(_SLOPE), _conv(narrow, wide, stride=2), nn.LeakyReLU(_SLOPE)]
-        self.layers = nn.Sequential(*layers, _conv(widths[-1], widths[-1]), nn.LeakyReLU(_SLOPE), _conv(widths[-1], 1))
+            layers += [nn.Conv2d(narrow, narrow, 3, padding=1), nn.LeakyReLU(_SLOPE), nn.AvgPool2d(2)]
+            layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.LeakyReLU(_SLOPE)]
+        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(_SLOPE)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def scores(self, images: Tensor) -> Tensor:
         """Score (B, 1, H, W): (B, 1, H / 8, W / 8), the higher, the more real."""
         smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        scores: Tensor = self.layers(torch.cat([2 * images - 1, self.gain * (images - smooth)], 1))
+        seen = torch.cat([2 * images - 1, self.gain * (images - smooth)], 1)
+        scores: Tensor = self.layers(F.pixel_unshuffle(seen, 2))
         return scores

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from xreal.config import Preset
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
-from xreal.models.detail import DetailGenerator, detail_noise
+from xreal.models.detail import DetailGenerator, detail_noise, detailed
+from xreal.models.grid import common_tile
 from xreal.models.precision import default_device
 from xreal.models.texture import Texture
 from xreal.training.autoencoder import AutoencoderStage
@@ -57,7 +58,8 @@ class TextureStage(AutoencoderStage):
             decoded = decode_latents(self.autoencoder, latents)
             if self.detail is not None:
                 noise = detail_noise(decoded, [generator] * len(decoded))
-                decoded = (decoded + self.detail(decoded, noise)).clamp(0, 1)
+                tile = common_tile(decoded, downsampling(self.autoencoder))
+                decoded = detailed(self.detail, decoded, noise, tile)
             parts.append(decoded)
         return torch.cat(parts)
 
