@@ -178,7 +178,7 @@ class XRealPipeline(EditingPipeline):
         texture = 0.0 if (self.detail, self.texture) == (None, None) else use.texture
         if texture > 0:
             tracks = [healthy] if findings is None else [healthy, images]
-            tracks = self.with_detail([grey(track) for track in tracks], seeds, texture, quality)
+            tracks = self.with_detail([grey(track) for track in tracks], texture, quality)
             if self.texture is not None:
                 film = self.texture.film(tracks[0], texture_generators(seeds))
                 tracks = [self.texture(track, film, texture) for track in tracks]

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from xreal.control.anatomy import AnatomyBlend
-from xreal.control.blending import StepNoise, detail_generators
+from xreal.control.blending import StepNoise
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions, lesions_to_latents
 from xreal.control.walk import Walk
@@ -31,7 +31,7 @@ from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
 from xreal.models.backends import Backend, Networks, choose_backend
-from xreal.models.detail import detail_noise, detailed
+from xreal.models.detail import detailed
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.grid import common_tile
 from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
@@ -207,21 +207,19 @@ class SteeredPipeline(DiffusionPipeline):
 
     @torch.inference_mode()
     def with_detail(
-        self, tracks: Sequence[Tensor], seeds: Sequence[int], strength: float = 1.0, quality: Quality = "default"
+        self, tracks: Sequence[Tensor], strength: float = 1.0, quality: Quality = "default"
     ) -> list[Tensor]:
-        """Add the detail that latents do not tell, where the model has learnt it.
+        """Add the lines that latents do not tell, where the model has learnt them.
 
         Args:
-            tracks: decoded X-rays, and their healthy twins, (B, 1, H, W) each, in [0, 1]; all get the same noise.
-            seeds: of the noise, one per image.
+            tracks: decoded X-rays, and their healthy twins, (B, 1, H, W) each, in [0, 1].
             strength: 1 as learnt, 0 none.
             quality: says what computes the network.
         """
         if self.detail is None:
             return list(tracks)
-        draw, noise = self.network("detail", quality), detail_noise(tracks[0], detail_generators(list(seeds)))
-        tile = common_tile(tracks[0], downsampling(self.vae))
-        return [detailed(draw, track, noise, tile, strength) for track in tracks]
+        draw, tile = self.network("detail", quality), common_tile(tracks[0], downsampling(self.vae))
+        return [detailed(draw, track, tile, strength) for track in tracks]
 
     def _embed(self, prompts: Sequence[str], quality: Quality = "default") -> dict[str, Tensor]:
         """Encode all distinct prompts in one call: prompt -> (L, d)."""

@@ -12,7 +12,6 @@ from torch import Tensor
 __all__ = [
     "Keep",
     "StepNoise",
-    "detail_generators",
     "keep_reference",
     "leak_generators",
     "per_step_strength",
@@ -104,11 +103,6 @@ class StepNoise:
 def texture_generators(seeds: list[int]) -> list[torch.Generator]:
     """Return the generators of what is added after decoding: streams of their own, beside those of two trajectories."""
     return [_stream(seed, 4) for seed in seeds]
-
-
-def detail_generators(seeds: list[int]) -> list[torch.Generator]:
-    """Return the generators of the noise that detail is drawn from."""
-    return [_stream(seed, 6) for seed in seeds]
 
 
 def leak_generators(seeds: list[int]) -> list[torch.Generator]:

@@ -227,7 +227,7 @@ def reconstruct(pipeline: XRealPipeline, images: np.ndarray) -> np.ndarray:
     for start in range(0, len(images), 8):
         part = torch.from_numpy(np.ascontiguousarray(images[start : start + 8]))[:, None].to(vae.device)
         seeds = list(range(start, start + len(part)))
-        decoded = pipeline.with_detail([decode_latents(vae, encode_image(vae, part))], seeds)[0]
+        decoded = pipeline.with_detail([decode_latents(vae, encode_image(vae, part))])[0]
         if texture is not None:
             decoded = texture(decoded, texture.film(decoded, texture_generators(seeds), drawn=False))
         parts.append(decoded)

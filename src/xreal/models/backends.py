@@ -315,11 +315,10 @@ class _Detail(_StandIn):
         self._detail, self._compiled = detail, compiled
         self._run: Run | None = None
 
-    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         if self._run is None:
-            example = tuple(torch.rand(2, *one.shape[1:]) for one in (images, noise))
-            self._run = self._compiled("lines", self._detail, example)
-        added: Tensor = self._run(images, noise)
+            self._run = self._compiled("lines", self._detail, (torch.rand(2, *images.shape[1:]),))
+        added: Tensor = self._run(images)
         return added
 
 

@@ -1,4 +1,4 @@
-"""What a decoder leaves out of an X-ray's finest octave: a network that draws it from the decoded image and noise."""
+"""What a decoder leaves out of an X-ray's finest octave: a network that draws its lines from the decoded image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xreal.models.grid import without_grid
 
-__all__ = ["DetailGenerator", "DetailJudge", "detail_noise", "detailed"]
+__all__ = ["DetailGenerator", "DetailJudge", "detailed"]
 
 _SIDE = 4  # pixels: sides of an image are multiples of it
 _SLOPE = 0.2  # of what is negative
@@ -45,7 +45,8 @@ class DetailGenerator(ModelMixin, ConfigMixin):
 
     A decoder that is taught by the error per pixel returns the mean of all X-rays of the same latents, which is
     smoother than any of them. This network is taught by another that tells real X-rays from its own
-    (``xreal train detail``), and draws one of them: which, noise says.
+    (``xreal train detail``), and draws one of them: which, noise says. Without noise it draws lines and edges alone and
+    leaves grain to the texture, which knows better how strong it is.
 
     Features are enlarged without phase, and the last layers see whole pixels: a network that deals pixels out of
     channels (``pixel_shuffle``) draws a grid of its own.
@@ -83,16 +84,18 @@ class DetailGenerator(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.draw.weight)
         nn.init.zeros_(self.draw.bias)
 
-    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return what is to be added to decoded images.
 
         Args:
             images: (B, 1, H, W) in [0, 1], without the decoder's grid; sides multiples of 4.
-            noise: of ``detail_noise``, (B, 2, H, W).
+            noise: standard normal, (B, 2, H, W), as in training; None: lines without grain.
 
         Returns:
             (B, 1, H, W), about 0.
         """
+        if noise is None:
+            noise = torch.zeros_like(images).expand(-1, 2, -1, -1)
         seen = torch.cat([2 * images - 1, noise[:, :1]], 1)
         fine = F.leaky_relu(self.look(F.pixel_unshuffle(seen, 2)), _SLOPE)
         coarse = self.coarsen(fine) + self.scatter(F.pixel_unshuffle(noise[:, 1:], _SIDE))
@@ -102,57 +105,47 @@ class DetailGenerator(ModelMixin, ConfigMixin):
         added: Tensor = self.draw(pixels)
         return added
 
-    def added(self, images: Tensor, noise: Tensor) -> Tensor:
+    def added(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Compute as ``forward``, but in the number format of the input: mixed precision would lose grain."""
         return DetailGenerator.forward(self, images, noise)
 
 
-def detailed(
-    draw: Callable[[Tensor, Tensor], Tensor], images: Tensor, noise: Tensor, tile: Tensor, strength: float = 1.0
-) -> Tensor:
-    """Take the decoder's grid from images, and add the detail that it left out.
+def detailed(draw: Callable[[Tensor], Tensor], images: Tensor, tile: Tensor, strength: float = 1.0) -> Tensor:
+    """Take the decoder's grid from images, and add the lines that it left out.
 
     Args:
         draw: a ``DetailGenerator``, or what stands in for it.
         images: decoded, (B, 1, H, W) in [0, 1].
-        noise: of ``detail_noise``, (B, 2, H, W).
         tile: the grid, of ``common_tile``, (B, 1, f, f).
         strength: 1 as learnt, 0 none.
 
     Returns:
         (B, 1, H, W), clamped to [0, 1].
     """
-    added = draw(without_grid(images, tile), noise)
+    added = draw(without_grid(images, tile))
     return (without_grid(images, strength * tile) + strength * added).clamp(0, 1)
-
-
-def detail_noise(images: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Draw the noise for images (B, 1, H, W), (B, 2, H, W) beside them, one generator per image."""
-    return torch.stack([torch.randn(2, *images.shape[-2:], generator=one) for one in generators]).to(images)
 
 
 class DetailJudge(nn.Module):
     """Scores places of X-rays by how real their detail is: it teaches ``DetailGenerator`` and is then thrown away."""
 
-    def __init__(self, widths: tuple[int, ...] = (48, 96, 128), gain: float = 10.0) -> None:
+    def __init__(self, width: int = 32, gain: float = 10.0) -> None:
         """Make an untrained judge.
 
         Args:
-            widths: at half the size, and at each half of that.
+            width: at the whole size; twice that at each of three smaller ones.
             gain: of what is finer than three pixels, which is fainter than all else by about so much.
         """
         super().__init__()
         self.gain = gain
-        layers: list[nn.Module] = [nn.Conv2d(8, widths[0], 3, padding=1), nn.LeakyReLU(_SLOPE)]
+        widths = [width * 2**level for level in range(4)]
+        layers: list[nn.Module] = [_conv(2, width), nn.LeakyReLU(_SLOPE)]
         for narrow, wide in pairwise(widths):
-            layers += [nn.Conv2d(narrow, narrow, 3, padding=1), nn.LeakyReLU(_SLOPE), nn.AvgPool2d(2)]
-            layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.LeakyReLU(_SLOPE)]
-        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(_SLOPE)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+            layers += [_conv(narrow, narrow), nn.LeakyReLU(_SLOPE), _conv(narrow, wide, stride=2), nn.LeakyReLU(_SLOPE)]
+        self.layers = nn.Sequential(*layers, _conv(widths[-1], widths[-1]), nn.LeakyReLU(_SLOPE), _conv(widths[-1], 1))
 
     def scores(self, images: Tensor) -> Tensor:
         """Score (B, 1, H, W): (B, 1, H / 8, W / 8), the higher, the more real."""
         smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        seen = torch.cat([2 * images - 1, self.gain * (images - smooth)], 1)
-        scores: Tensor = self.layers(F.pixel_unshuffle(seen, 2))
+        scores: Tensor = self.layers(torch.cat([2 * images - 1, self.gain * (images - smooth)], 1))
         return scores

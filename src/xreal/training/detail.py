@@ -20,7 +20,7 @@ from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
 from xreal.models.bands import split
-from xreal.models.detail import DetailGenerator, DetailJudge, detail_noise
+from xreal.models.detail import DetailGenerator, DetailJudge
 from xreal.models.grid import common_tile, without_grid
 from xreal.models.precision import default_device
 from xreal.pipeline import XRealPipeline
@@ -34,14 +34,8 @@ _MOST = 6000  # X-rays kept in memory, 0.2 MB each
 _DRAWN = 600  # X-rays that the model draws
 _PART = 32
 _LEVELS = 255  # steps of grey of an 8-bit picture
-_SMALLEST = 64  # pixels, in which a period of 8 can be told from what is beside it
 _BANDS = 6  # half octaves, finest first
-_OFTEN = 4  # steps: every so many, the judge's slopes are kept small, by as many times the weight
 _PHASE = 8  # pixels, by which the judge sees crops moved, so that its own strides tell nothing of theirs
-_GRID = 1.0  # dB by which a period of 8 pixels may stand out
-_HALF = [(v, u) for v in range(5) for u in range(-3, 5)]  # of opposite frequencies one is kept
-_PEAKS = [(v, u) for v, u in _HALF if u > 0 or 0 < v < 4 or (v, u) == (4, 0)]
-_AROUND = [(v, u) for v in range(-5, 6) for u in range(-5, 6) if max(abs(v), abs(u)) >= 3]
 
 
 class DetailBatch(NamedTuple):
@@ -62,9 +56,8 @@ class DetailStage(Stage):
     """A generator and its judge, each against the other, on crops.
 
     The judge says which of two is more real (relativistic, arXiv 1807.00734) and is kept from steep slopes on both
-    sides, without which such a pair need not settle (R1 and R2, arXiv 2501.05441; now and then, which is nearly as good
-    and half the work, arXiv 1912.04958). What is coarser than four pixels is held to what was decoded. How strong each
-    band is around a place is held to the real X-ray's own; of drawn ones, how that is distributed, to other X-rays'.
+    sides, without which such a pair need not settle (R1 and R2, arXiv 2501.05441). What is coarser than four pixels is
+    held to what was decoded, how strong each band is to real X-rays, in each half of a batch.
     """
 
     name = "detail"
@@ -72,7 +65,6 @@ class DetailStage(Stage):
     slope_weight = 0.3
     coarse_weight = 50.0
     band_weight = 0.5
-    grid_weight = 0.01
     validation_images = 48
 
     def __init__(
@@ -151,26 +143,22 @@ class DetailStage(Stage):
             wanted = judge.scores(batch.real[seen])
         fooled = F.softplus(wanted - judge.scores(made[seen])).mean()
         coarse = (F.avg_pool2d(made, 4) - F.avg_pool2d(batch.kept, 4)).abs().mean()
-        near, far = _bands_off(made, batch.real)
-        grid = F.relu(_grid(made) - _GRID).square().mean()
-        loss = fooled + self.coarse_weight * coarse + self.band_weight * (near + far) + self.grid_weight * grid
-        parts = {"fooled": fooled, "coarse": coarse, "near": near, "far": far, "grid": grid}
-        yield Loss(self.name, loss, {name: part.item() for name, part in parts.items()})
+        bands = (_strengths(made) - _strengths(batch.real)).mean((2, 3))
+        bands = torch.stack([half.mean(0).abs().mean() for half in bands.tensor_split(2) if len(half)]).mean()
+        loss = fooled + self.coarse_weight * coarse + self.band_weight * bands
+        yield Loss(self.name, loss, {"fooled": fooled.item(), "coarse": coarse.item(), "bands": bands.item()})
 
-        often = step % _OFTEN == 0
-        real, made = (one[seen].detach().requires_grad_(often) for one in (batch.real, made))
+        real, made = (one[seen].detach().requires_grad_() for one in (batch.real, made))
         scores, false = judge.scores(real), judge.scores(made)
         told = F.softplus(false - scores).mean()
-        judged, parts = told, {"told": told, "right": (scores > false).float().mean()}
-        if often:
-            parts["slopes"] = _slope(scores, real) + _slope(false, made)
-            judged = told + _OFTEN * self.slope_weight / 2 * parts["slopes"]
-        yield Loss("judge", judged, {name: part.item() for name, part in parts.items()})
+        slopes = _slope(scores, real) + _slope(false, made)
+        right = (scores > false).float().mean()
+        judged = told + self.slope_weight / 2 * slopes
+        yield Loss("judge", judged, {"told": told.item(), "right": right.item(), "slopes": slopes.item()})
 
-    def _detailed(self, decoded: Tensor) -> Tensor:
+    def _detailed(self, decoded: Tensor, grain: bool = True) -> Tensor:
         network: DetailGenerator = self.network
-        generators = [torch.Generator().manual_seed(i) for i in range(len(decoded))]
-        noise = detail_noise(decoded, generators)
+        noise = white_noise(decoded.expand(-1, 2, -1, -1), torch.Generator().manual_seed(0)) * grain
         parts = zip(decoded.split(8), noise.split(8), strict=True)
         return torch.cat([(one + network.added(one, own)).clamp(0, 1) for one, own in parts])
 
@@ -183,11 +171,12 @@ class DetailStage(Stage):
         return {f"band_{band}_dB": float(value) for band, value in enumerate(decibels)} | {"moved": float(moved)}
 
     def sheet(self) -> list[list[np.ndarray]]:
-        """Draw real X-rays, what is decoded of them and that with detail; then drawn ones, without and with."""
+        """Draw real X-rays, what is decoded of them, and its lines without and with grain; then drawn ones the same."""
         stride = max(1, len(self.validation_real) // 4)
         real, decoded = self.validation_real[::stride][:4].float() / _LEVELS, self.validation_decoded[::stride][:4]
-        drawn = self.drawn[:4].float()
-        rows = [real, decoded.float(), self._detailed(decoded.float()), drawn, self._detailed(drawn)]
+        rows = [real]
+        for plain in (decoded.float(), self.drawn[:4].float()):
+            rows += [plain, self._detailed(plain, grain=False), self._detailed(plain)]
         return [[image[0].cpu().numpy() for image in images] for images in rows]
 
     def export(self, folder: Path) -> None:
@@ -230,32 +219,3 @@ def _strengths(images: Tensor) -> Tensor:
     """Return the log amplitude of each band around every fourth pixel, (B, 6, H / 4, W / 4)."""
     power = F.avg_pool2d(split(images, _BANDS)[:, :-1].square(), 8, 4)
     return (power + 1e-8).log() / 2
-
-
-def _bands_off(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return by how much bands are off, in log amplitude: the first half's in each place, the others' distribution."""
-    drawn, wanted = _strengths(made), _strengths(real)
-    own = len(made) - len(made) // 2
-    near = (drawn[:own] - wanted[:own]).abs().mean()
-    if own == len(made):
-        return near, near.new_zeros(())
-    ranked, wanted = (one[own:].transpose(0, 1).flatten(1).sort(1).values for one in (drawn, wanted))
-    return near, (ranked - wanted).abs().mean()
-
-
-def _grid(images: Tensor) -> Tensor:
-    """Return by how many dB a period of 8 pixels and its harmonics stand out of a batch (B, 1, S, S), (33,).
-
-    As ``xreal.evaluation.spectrum.grid_excess``, so that slopes can be taken; 0 for crops too small to tell.
-    """
-    side = images.shape[-1]
-    if side < _SMALLEST:
-        return images.new_zeros(len(_PEAKS))
-    window = torch.hann_window(side, device=images.device)
-    even = images[:, 0] - images.mean((2, 3))[..., None]
-    power = torch.fft.fft2(even * torch.outer(window, window)).abs().square()
-    level = 10 * (power + 1e-6).log10().mean(0)
-    peaks, around = (torch.tensor(some, device=images.device) for some in (_PEAKS, _AROUND))
-    rows, columns = (peaks * (side // 8)).T
-    near = (peaks[:, None] * (side // 8) + around) % side
-    return level[rows % side, columns % side] - level[near[..., 0], near[..., 1]].mean(1)

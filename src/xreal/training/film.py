@@ -65,7 +65,7 @@ def learn_films(
     real, drawn = [], []
     for images, plain, seeds in draw_plain(pipeline, train, indices, steps):
         real.append(images)
-        drawn += pipeline.with_detail([plain], seeds)
+        drawn += pipeline.with_detail([plain])
         report(seeds.stop, len(indices))
     return texture, fit_films(texture, torch.cat(drawn), torch.cat(real))
 

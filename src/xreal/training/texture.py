@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xreal.config import Preset
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
-from xreal.models.detail import DetailGenerator, detail_noise, detailed
+from xreal.models.detail import DetailGenerator, detailed
 from xreal.models.grid import common_tile
 from xreal.models.precision import default_device
 from xreal.models.texture import Texture
@@ -57,9 +57,8 @@ class TextureStage(AutoencoderStage):
             latents = latents + disturbance(latents, self.preset.latent_errors, generator)
             decoded = decode_latents(self.autoencoder, latents)
             if self.detail is not None:
-                noise = detail_noise(decoded, [generator] * len(decoded))
                 tile = common_tile(decoded, downsampling(self.autoencoder))
-                decoded = detailed(self.detail, decoded, noise, tile)
+                decoded = detailed(self.detail, decoded, tile)
             parts.append(decoded)
         return torch.cat(parts)
 
