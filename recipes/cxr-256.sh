@@ -19,7 +19,8 @@
 #   and again     2,400 × 32            75 min, two processes, B     v-loss with the mask 0.318, docs/results.md
 #   signal-leak  one pass               1 min, two threads, B        docs/log.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
-#   texture         250 ×  8            3 min, two threads, B        bands within 0.3 dB
+#   detail        4,250 × 32 crops      8 min, NVIDIA H200           docs/log.md
+#   texture         250 ×  8            7 min, two threads, B        bands within 0.6 dB
 #   film         one pass               1 min, two threads, B        their means within 0.1, deviations within 0.3 dB
 #   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md
 #
@@ -37,6 +38,10 @@
 #   torchrun ... train joint ... --start (that bundle) --steps 3000: U-Net, text encoder and adapter on, with one augmented
 #   copy of each X-ray; from what came of it once more with five: --steps 2600; and with eleven: --steps 3100. Those copies were
 #   zoomed in and had lost the edges of the film; at last once more as the preset says, with seven that keep them: --steps 2400
+#
+# `detail` was taught in an earlier form of the network, which dealt pixels out of channels (commit a0042d0). The lines that it
+# draws without noise were then taught to the present form, from those weights: mean absolute difference, 1,250 × 8 crops of
+# 128, and with that of log amplitudes in six bands, 2,400 × 8, at 1e-3 and 8e-4 falling to 0; 23 minutes on two cores.
 #
 # Before `joint`, the preset weighed boxes by 9 instead of 3 and drew images with boxes three times as often.
 #
@@ -61,6 +66,7 @@ torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train adapter "${data[@
 torchrun --standalone --nproc_per_node 2 -m -- xreal.cli train joint "${data[@]}" --preset cxr-256 --out "$run"
 xreal train signal-leak "${data[@]}" --out "$run"
 xreal train decoder "${data[@]}" --preset cxr-256 --out "$run"
+# On a GPU: xreal train detail "${data[@]}" --preset cxr-256 --out "$run"; in hours of two cores it learns no lines
 xreal train texture "${data[@]}" --preset cxr-256 --out "$run"
 xreal train film "${data[@]}" --out "$run" --steps 10 # last: what it learns from is what the other networks draw
 
