@@ -112,7 +112,7 @@ def networks_timed(total: list[float], texture: bool) -> Iterator[None]:
     called = {
         BoundDenoiser: ("_predict",),
         pipeline_module: ("decode_pixels", "encode_image", "draw_prior"),
-        pipeline_base: ("adapter_features", "common_tile", "detailed", "encode_prompts"),
+        pipeline_base: ("adapter_features", "encode_prompts", "with_lines"),
     }
     with ExitStack() as patched:
         patched.enter_context(mock.patch.multiple(Texture, **in_texture))

@@ -31,9 +31,8 @@ from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
 from xreal.models.backends import Backend, Networks, choose_backend
-from xreal.models.detail import detailed
+from xreal.models.detail import with_lines
 from xreal.models.folder import load_components, resolve_folder
-from xreal.models.grid import common_tile
 from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
 from xreal.models.precision import device_of
 from xreal.models.prompts import encode_prompts
@@ -212,14 +211,13 @@ class SteeredPipeline(DiffusionPipeline):
         """Add the lines that latents do not tell, where the model has learnt them.
 
         Args:
-            tracks: decoded X-rays, and their healthy twins, (B, 1, H, W) each, in [0, 1].
+            tracks: decoded X-rays, (B, 1, H, W) in [0, 1], healthy twins first: all get the lines of the first.
             strength: 1 as learnt, 0 none.
             quality: says what computes the network.
         """
         if self.detail is None:
             return list(tracks)
-        draw, tile = self.network("detail", quality), common_tile(tracks[0], downsampling(self.vae))
-        return [detailed(draw, track, tile, strength) for track in tracks]
+        return with_lines(self.network("detail", quality), tracks, downsampling(self.vae), strength)
 
     def _embed(self, prompts: Sequence[str], quality: Quality = "default") -> dict[str, Tensor]:
         """Encode all distinct prompts in one call: prompt -> (L, d)."""

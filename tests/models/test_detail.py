@@ -15,9 +15,8 @@ from xreal.evaluation.rows import reconstruct
 from xreal.evaluation.spectrum import grid_excess
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
-from xreal.models.detail import DetailGenerator, DetailJudge, detailed
+from xreal.models.detail import DetailGenerator, DetailJudge, with_lines
 from xreal.models.folder import write_index
-from xreal.models.grid import common_tile
 from xreal.pipeline import XRealPipeline
 from xreal.training.detail import DetailStage
 from xreal.training.loop import train
@@ -98,13 +97,24 @@ def test_a_network_deals_out_no_grid_of_its_own() -> None:
 
 
 def test_the_decoders_grid_goes_and_strength_scales_both() -> None:
-    images, network = smooth(1).mul(0.8).add(0.1), DetailGenerator()
+    images = smooth(1).mul(0.8).add(0.1)
     gridded = images + 0.01 * GRID.repeat(1, 1, 8, 8)
-    tile = common_tile(gridded, 8)
-    assert (gridded - images).abs().mean() > 3 * (detailed(network, gridded, tile) - images).abs().mean()
-    torch.testing.assert_close(detailed(network, gridded, tile, 0.0), gridded)
-    half = detailed(busy(), gridded, tile, 0.5)
-    torch.testing.assert_close(half, (gridded + detailed(busy(), gridded, tile)) / 2, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        (clean,) = with_lines(DetailGenerator(), [gridded], 8)
+        (none,), (half,), (full,) = (with_lines(busy(), [gridded], 8, strength) for strength in (0, 0.5, 1))
+    assert (gridded - images).abs().mean() > 3 * (clean - images).abs().mean()
+    torch.testing.assert_close(none, gridded)
+    torch.testing.assert_close(half, (gridded + full) / 2, atol=1e-3, rtol=0)
+
+
+def test_a_finding_gets_the_lines_of_its_healthy_twin() -> None:
+    healthy = smooth(1).mul(0.5).add(0.2)
+    haze = torch.zeros_like(healthy)
+    haze[..., 20:40, 20:40] = 0.1
+    with torch.no_grad():
+        twin, image = with_lines(busy(), [healthy, healthy + haze], 8)
+    torch.testing.assert_close(image - twin, haze, atol=1e-6, rtol=0)
+    assert (twin - healthy).std() > 1e-3
 
 
 def test_the_judge_sees_grain_beside_the_image() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,9 +11,9 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
-from xreal.models.grid import without_grid
+from xreal.models.grid import common_tile, without_grid
 
-__all__ = ["DetailGenerator", "DetailJudge", "detailed"]
+__all__ = ["DetailGenerator", "DetailJudge", "with_lines"]
 
 _SIDE = 4  # pixels: sides of an image are multiples of it
 _SLOPE = 0.2  # of what is negative
@@ -110,20 +110,24 @@ class DetailGenerator(ModelMixin, ConfigMixin):
         return DetailGenerator.forward(self, images, noise)
 
 
-def detailed(draw: Callable[[Tensor], Tensor], images: Tensor, tile: Tensor, strength: float = 1.0) -> Tensor:
+def with_lines(
+    draw: Callable[[Tensor], Tensor], tracks: Sequence[Tensor], tile: int, strength: float = 1.0
+) -> list[Tensor]:
     """Take the decoder's grid from images, and add the lines that it left out.
 
     Args:
         draw: a ``DetailGenerator``, or what stands in for it.
-        images: decoded, (B, 1, H, W) in [0, 1].
-        tile: the grid, of ``common_tile``, (B, 1, f, f).
+        tracks: decoded X-rays, (B, 1, H, W) in [0, 1], and others of the same patients. Grid and lines are those of the
+            first, as ribs and vessels are: sharpened itself, a haze would look like a thing with an edge.
+        tile: side of the decoder's patches in pixels.
         strength: 1 as learnt, 0 none.
 
     Returns:
-        (B, 1, H, W), clamped to [0, 1].
+        (B, 1, H, W) each, clamped to [0, 1].
     """
-    added = draw(without_grid(images, tile))
-    return (without_grid(images, strength * tile) + strength * added).clamp(0, 1)
+    grid = common_tile(tracks[0], tile)
+    lines = draw(without_grid(tracks[0], grid))
+    return [(without_grid(track, strength * grid) + strength * lines).clamp(0, 1) for track in tracks]
 
 
 class DetailJudge(nn.Module):

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from xreal.config import Preset
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
-from xreal.models.detail import DetailGenerator, detailed
-from xreal.models.grid import common_tile
+from xreal.models.detail import DetailGenerator, with_lines
 from xreal.models.precision import default_device
 from xreal.models.texture import Texture
 from xreal.training.autoencoder import AutoencoderStage
@@ -57,8 +56,7 @@ class TextureStage(AutoencoderStage):
             latents = latents + disturbance(latents, self.preset.latent_errors, generator)
             decoded = decode_latents(self.autoencoder, latents)
             if self.detail is not None:
-                tile = common_tile(decoded, downsampling(self.autoencoder))
-                decoded = detailed(self.detail, decoded, tile)
+                (decoded,) = with_lines(self.detail, [decoded], downsampling(self.autoencoder))
             parts.append(decoded)
         return torch.cat(parts)
 
