@@ -140,6 +140,17 @@ def features_told(pipeline: XRealPipeline, draw: Callable[[], object]) -> torch.
     return told[-1]
 
 
+def test_every_step_is_told(placing: XRealPipeline, organ_mask: np.ndarray) -> None:
+    """diffusers empties the list of features that it is given, so one list does not last for two steps."""
+    told: list[int] = []
+    handle = placing.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: told.append(len(kwargs["down_intrablock_additional_residuals"])), with_kwargs=True
+    )
+    placing(organ_mask, (), [0], steps=4)
+    handle.remove()
+    assert told == [2] * 4
+
+
 def test_each_finding_is_told_its_own_place(
     placing: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
 ) -> None:

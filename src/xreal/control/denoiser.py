@@ -114,5 +114,7 @@ class BoundDenoiser:
         return predicted
 
     def _predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        prediction: Tensor = self.network(latents, timestep, self.embeds, **self.known).sample
+        # Lists anew at each call: diffusers empties those that it is given.
+        known = {name: list(told) if isinstance(told, list) else told for name, told in self.known.items()}
+        prediction: Tensor = self.network(latents, timestep, self.embeds, **known).sample
         return prediction
