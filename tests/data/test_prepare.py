@@ -271,7 +271,7 @@ def test_prepared_folder_that_cannot_be_read(phantom_data: Path, tmp_path: Path)
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"train-00000.parquet cannot be read .* delete it and run `xreal prepare`"):
         PreparedDataset([out], "train")
-    with pytest.raises(DataError, match=r"holds no test-\*\.parquet"):
+    with pytest.raises(DataError, match=r"no test-\*\.parquet in .*out; add a source"):
         PreparedDataset([out], "test")
     with pytest.raises(DataError, match="is no folder"):
         PreparedDataset([out / "nowhere"], "train")

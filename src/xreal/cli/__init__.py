@@ -12,7 +12,20 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import typer
 
-from xreal.cli import convert, edit, evaluate, generate, masks, prepare, segment, studio, study, synthesize, train
+from xreal.cli import (
+    convert,
+    edit,
+    evaluate,
+    generate,
+    masks,
+    prepare,
+    segment,
+    studio,
+    study,
+    synthesize,
+    train,
+    transplant,
+)
 from xreal.errors import XRealError
 
 __all__ = ["app", "main"]
@@ -31,6 +44,7 @@ for command in (
     studio.studio,
     segment.segment,
     prepare.prepare,
+    transplant.transplant,
     train.train,
     evaluate.evaluate,
 ):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from xreal.data.contract import Sample
-from xreal.data.prepared import write_contact_sheet, write_shard
+from xreal.data.prepared import SHARD_ROWS, write_contact_sheet, write_shard
 from xreal.data.reading import read_or_reason
 from xreal.data.sources import SOURCES, Listing, Record
 from xreal.data.sources.chexmask import with_organ_rows
@@ -28,7 +28,6 @@ from xreal.vocabulary import Finding
 
 __all__ = ["UNCERTAIN", "MaskProvider", "prepare"]
 
-SHARD_ROWS = 256
 UNCERTAIN = ("negative", "positive", "drop")
 """What an uncertain label becomes: not said, said, or the X-ray is left out."""
 _SPLITS = ("train", "val", "test")

@@ -28,7 +28,15 @@ from xreal.images import fit_square, fit_square_mask
 from xreal.sheets import colour_labels, write_sheet
 from xreal.vocabulary import Finding, prompt_from_findings
 
-__all__ = ["CACHED_BYTES", "SCHEMA", "PreparedDataset", "fingerprint", "write_contact_sheet", "write_shard"]
+__all__ = [
+    "CACHED_BYTES",
+    "SCHEMA",
+    "SHARD_ROWS",
+    "PreparedDataset",
+    "fingerprint",
+    "write_contact_sheet",
+    "write_shard",
+]
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _BOX = pa.struct(
@@ -70,6 +78,8 @@ SCHEMA = _COLUMNS.with_metadata({"huggingface": json.dumps({"info": {"features":
 
 _NO_PICTURES: dict[str, Any] = {field.name: None for field in _COLUMNS if field.type == _PICTURE}
 _INDEX = [name for name in _COLUMNS.names if name not in _NO_PICTURES]
+SHARD_ROWS = 256
+"""X-rays of one file."""
 _GROUP_ROWS = 32  # what is read to see one X-ray, about a megabyte
 CACHED_BYTES = 512_000_000
 """Pictures that one data set keeps in memory, as they lie in the shards."""
@@ -166,22 +176,23 @@ class PreparedDataset(Sequence[Sample]):
         """Read what the shards say of their samples.
 
         Raises:
-            DataError: a folder is missing, or holds no shard of that split.
+            DataError: a folder is missing or holds no shards, or none of them has that split.
         """
         known, masked, groups, ends = [], [], [], [0]
         for folder in map(Path, folders):
             if not folder.is_dir():
                 raise DataError(f"{folder} is no folder; expected a data set written by `xreal prepare`")
-            shards = sorted(folder.glob(f"{split}-*.parquet"))
-            if not shards:
-                raise DataError(f"{folder} holds no {split}-*.parquet; run `xreal prepare` on the source first")
-            for shard in shards:
+            if not any(folder.glob("*.parquet")):
+                raise DataError(f"{folder} holds no prepared data; run `xreal prepare` on the source first")
+            for shard in sorted(folder.glob(f"{split}-*.parquet")):
                 with _readable(shard), pq.ParquetFile(shard) as file:
                     known.append(pq.read_table(shard, schema=SCHEMA, columns=_INDEX))
                     masked.append(file.read(columns=["organ_mask.path"]).column(0).is_valid().to_numpy())
                     for group in range(file.num_row_groups):
                         groups.append((shard, group))
                         ends.append(ends[-1] + file.metadata.row_group(group).num_rows)
+        if not known:
+            raise DataError(f"no {split}-*.parquet in {', '.join(map(str, folders))}; add a source with that split")
         self._known = pa.concat_tables(known)
         self._masked = np.concatenate(masked)
         self._groups, self._starts = groups, np.array(ends)

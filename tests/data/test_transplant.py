@@ -1,0 +1,168 @@
+"""Opacities in other lungs: where the box says, brighter, and nothing else of the host changed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xreal.cli import app
+from xreal.data.contract import Box, Sample
+from xreal.data.phantom import phantom
+from xreal.data.prepared import PreparedDataset, write_shard
+from xreal.data.transplant import find_opacities, transplant
+from xreal.data.transplanted import write_transplanted
+from xreal.errors import DataError, InputError, OutputError
+from xreal.masks.areas import extent
+from xreal.vocabulary import Finding, Organ
+
+SIZE = 128
+
+
+def chest(seed: int, *findings: Finding) -> Sample:
+    drawn = phantom(seed, SIZE, findings)
+    boxes = []
+    for finding, mask in drawn.lesion_masks.items():
+        x0, y0, x1, y1 = extent(mask)
+        boxes.append(Box(finding, x0, y0, x1 - x0, y1 - y0))
+    return Sample(
+        (255 * drawn.image).round().astype(np.uint8),
+        drawn.organ_mask,
+        f"{seed}",
+        f"p{seed}",
+        "phantom",
+        findings or (Finding.NO_FINDING,),
+        boxes=tuple(boxes),
+    )
+
+
+@pytest.fixture(scope="module")
+def donors() -> list[Sample]:
+    return [chest(seed, Finding.PNEUMONIA) for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def hosts() -> list[Sample]:
+    return [chest(seed) for seed in range(20, 28)]
+
+
+def made_of(donors: list[Sample], hosts: list[Sample]) -> list[tuple[Sample, Sample]]:
+    generator = np.random.default_rng(0)
+    tried = [(host, transplant(host, one, generator)) for host in hosts for one in find_opacities(donors)]
+    return [(host, made) for host, made in tried if made is not None]
+
+
+def test_the_host_changes_in_the_lesion_and_its_lung_alone(donors: list[Sample], hosts: list[Sample]) -> None:
+    made = made_of(donors, hosts)
+    assert len(made) >= 8
+    for host, sample in made:
+        change = sample.image.astype(int) - host.image
+        lungs = np.isin(host.organ_mask, (Organ.LEFT_LUNG, Organ.RIGHT_LUNG))
+        inside = (sample.lesion_area > 0) & lungs
+        assert not change[~inside].any()
+        assert 0.025 < change[inside].mean() / 255 < 0.2
+        assert np.array_equal(sample.organ_mask, host.organ_mask)
+        assert (sample.findings, sample.patient_id) == ((Finding.PNEUMONIA,), host.patient_id)
+        assert sample.image_id.startswith(f"{host.image_id}+")
+
+
+def test_it_lies_where_it_lay_in_the_donors_lung(donors: list[Sample], hosts: list[Sample]) -> None:
+    def middle(sample: Sample, box: Box, lung: Organ) -> np.ndarray:
+        x0, y0, x1, y1 = extent((sample.organ_mask == lung).astype(np.float32))
+        at = np.array([box.x + box.width / 2 - x0, box.y + box.height / 2 - y0])
+        return at / (x1 - x0, y1 - y0)
+
+    generator = np.random.default_rng(0)
+    for host in hosts:
+        for one in find_opacities(donors):
+            if (sample := transplant(host, one, generator)) is not None:
+                before, after = (
+                    middle(one.sample, one.sample.boxes[0], one.lung),
+                    middle(host, sample.boxes[0], one.lung),
+                )
+                assert np.abs(after - before).max() < 0.1
+
+
+def test_one_seed_one_result(donors: list[Sample], hosts: list[Sample]) -> None:
+    first, second = made_of(donors, hosts), made_of(donors, hosts)
+    assert all(np.array_equal(one.image, other.image) for (_, one), (_, other) in zip(first, second, strict=True))
+
+
+def test_boxes_that_no_lung_holds_are_none(donors: list[Sample]) -> None:
+    (found,) = find_opacities(donors[:1])
+    sample = found.sample
+    assert found.findings == (Finding.PNEUMONIA,)
+    assert find_opacities([replace(sample, organ_mask=None)]) == []
+    assert find_opacities([replace(sample, boxes=(Box(Finding.MASS, 2, 2, 20, 20),))]) == []  # beside the chest
+    assert find_opacities([replace(sample, boxes=(Box(Finding.EDEMA, 2, 2, 120, 120),))]) == []  # all of the chest
+    both = replace(sample, boxes=(*sample.boxes, replace(sample.boxes[0], finding=Finding.LUNG_OPACITY)))
+    assert [one.findings for one in find_opacities([both])] == [(Finding.PNEUMONIA, Finding.LUNG_OPACITY)]
+
+
+def test_what_does_not_fit_is_refused(donors: list[Sample], hosts: list[Sample]) -> None:
+    made = made_of(donors, hosts)[0][0]
+    (one, *_) = find_opacities(donors)
+    generator = np.random.default_rng(0)
+    other_lung = np.where(made.organ_mask == one.lung, 0, made.organ_mask).astype(np.uint8)
+    assert transplant(replace(made, organ_mask=other_lung), one, generator) is None
+    assert transplant(replace(made, organ_mask=None), one, generator) is None
+    assert transplant(chest(20), replace(one, sample=chest(0)), generator) is None  # nothing there: not brighter
+    smaller = replace(made, image=made.image[:64, :64], organ_mask=made.organ_mask[:64, :64])
+    assert transplant(smaller, one, generator) is None
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, donors: list[Sample], hosts: list[Sample]) -> Path:
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    write_shard(folder / "train-00000.parquet", [*donors, *hosts])
+    write_shard(folder / "val-00000.parquet", hosts[:2])
+    return folder
+
+
+def test_a_set_is_written_and_read_beside_its_own(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xreal.data.transplanted.SHARD_ROWS", 4)
+    out = tmp_path / "more"
+    summary = write_transplanted([prepared], out, 10)
+    assert (summary["images"], summary["findings"], summary["hosts"]) == (10, {"Pneumonia": 10}, 8)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "sheet.png",
+        "summary.json",
+        *(f"train-0000{i}.parquet" for i in range(3)),
+    ]
+    train = PreparedDataset([prepared, out], "train")
+    assert len(train) == 26
+    assert train.box_findings[16:] == [(Finding.PNEUMONIA,)] * 10
+    assert len({train[i].image.tobytes() for i in range(16, 26)}) == 10
+    assert len(PreparedDataset([prepared, out], "val")) == 2
+    with pytest.raises(DataError, match=r"no val-\*\.parquet in .*more; add a source with that split"):
+        PreparedDataset([out], "val")
+    with pytest.raises(OutputError, match="holds a prepared data set"):
+        write_transplanted([prepared], out, 10)
+
+
+def test_what_cannot_be_made_is_said(prepared: Path, tmp_path: Path, hosts: list[Sample]) -> None:
+    with pytest.raises(InputError, match="0 X-rays from seed 0: expected 1 or more"):
+        write_transplanted([prepared], tmp_path / "none", 0)
+    healthy = tmp_path / "healthy"
+    healthy.mkdir()
+    write_shard(healthy / "train-00000.parquet", hosts)
+    with pytest.raises(DataError, match="0 boxes in a lung and 8 healthy X-rays with an organ mask"):
+        write_transplanted([healthy], tmp_path / "none", 1)
+
+
+def test_opacities_that_fit_nobody_end_in_an_error(tmp_path: Path, donors: list[Sample], hosts: list[Sample]) -> None:
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    unseen = [replace(sample, image=chest(seed).image) for seed, sample in enumerate(donors)]
+    write_shard(folder / "train-00000.parquet", [*unseen[:2], *hosts[:2]])
+    with pytest.raises(DataError, match="none of 100 healthy X-rays in a row takes any of the 2 opacities"):
+        write_transplanted([folder], tmp_path / "none", 1)
+
+
+def test_the_command(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app(["transplant", str(prepared), "--out", str(tmp_path / "more"), "-n", "3"], standalone_mode=False)
+    assert "3 X-rays of 8 healthy ones and 8 opacities" in " ".join(capsys.readouterr().out.split())
+    assert len(PreparedDataset([tmp_path / "more"], "train")) == 3
