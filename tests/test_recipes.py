@@ -1,11 +1,13 @@
 """Recipes that change weights: what a model knew, it still knows."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from xreal.models.autoencoder import PatchAutoencoderKL
 from xreal.models.backbone import PatchUNet2DConditionModel
@@ -73,3 +75,19 @@ def test_noise_left_in_drawn_latents_is_measured(tiny_pipeline: XRealPipeline) -
     found = errors.latent_errors(tiny_pipeline, torch.rand(3, 1, 64, 64))
     assert found.shape == (tiny_pipeline.vae.config.latent_channels,)
     assert (found >= errors.LEAST).all()
+
+
+def test_average_of_models_is_each_weights_own(tiny_model_folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny_model_folder, tmp_path / "other"))
+    unet = UNet2DConditionModel.from_pretrained(other / "unet")
+    before = [weights.detach().clone() for weights in unet.parameters()]
+    with torch.no_grad():
+        for weights in unet.parameters():
+            weights.add_(1)
+    unet.save_pretrained(other / "unet")
+    recipe("average").main(tmp_path / "mean", {tiny_model_folder: 0.75, other: 0.25})
+    mean = UNet2DConditionModel.from_pretrained(tmp_path / "mean" / "unet")
+    for ours, first in zip(mean.parameters(), before, strict=True):
+        torch.testing.assert_close(ours.float(), first + 0.25, rtol=1e-3, atol=1e-3)
+    with pytest.raises(SystemExit, match=r"shares add up to 1\.25"):
+        recipe("average").main(tmp_path / "none", {tiny_model_folder: 0.75, other: 0.5})

@@ -10,7 +10,7 @@ from xreal.cli import app
 from xreal.data.contract import Box, Sample
 from xreal.data.phantom import phantom
 from xreal.data.prepared import PreparedDataset, write_shard
-from xreal.data.transplant import find_opacities, transplant
+from xreal.data.transplant import TRANSPLANT, find_opacities, transplant
 from xreal.data.transplanted import write_transplanted
 from xreal.errors import DataError, InputError, OutputError
 from xreal.masks.areas import extent
@@ -63,6 +63,7 @@ def test_the_host_changes_in_the_lesion_and_its_lung_alone(donors: list[Sample],
         assert 0.025 < change[inside].mean() / 255 < 0.2
         assert np.array_equal(sample.organ_mask, host.organ_mask)
         assert (sample.findings, sample.patient_id) == ((Finding.PNEUMONIA,), host.patient_id)
+        assert sample.source == TRANSPLANT
         assert sample.image_id.startswith(f"{host.image_id}+")
 
 

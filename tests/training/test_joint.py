@@ -1,5 +1,6 @@
 """The diffusion model trained on together with its adapter, which tells it where organs and findings are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 from xreal.config import PRESETS
 from xreal.data.contract import Box, Sample
 from xreal.data.phantom import Phantom
-from xreal.data.prepared import write_shard
+from xreal.data.prepared import PreparedDataset, write_shard
+from xreal.data.transplant import TRANSPLANT
 from xreal.models.folder import write_index
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
@@ -75,6 +77,25 @@ def test_what_the_network_is_told(boxed: Path, tiny_model_folder: Path, tmp_path
     assert not lesions[~prompted].any()  # a place is where the prompt's finding is
     assert lesions[1::2][prompted[1::2]].float().mean().item() == pytest.approx(0.8, abs=0.1)
     assert organs.float().mean().item() == pytest.approx(0.8, abs=0.1)
+
+
+def test_a_transplanted_opacity_always_has_prompt_and_place(
+    boxed: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    write_shard(
+        more / "train-00000.parquet", [replace(one, source=TRANSPLANT) for one in PreparedDataset([boxed], "val")]
+    )
+    stage = build_stage("joint", TINY, [boxed, more], tmp_path / "run", start=tiny_model_folder)
+    count = len(PreparedDataset([boxed], "val"))
+    batch = stage.batch([1, count + 1] * 200, torch.Generator().manual_seed(0))
+    told = batch.masks["lesions"].flatten(1).any(1)
+    prompted = ~(batch.ids == stage.unprompted_ids).all(1)
+    assert told[1::2].all()
+    assert prompted[1::2].all()
+    assert not prompted[0::2].all()
+    assert not told[0::2].all()
 
 
 def test_it_goes_on_from_an_adapter(boxed: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

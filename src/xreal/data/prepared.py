@@ -249,6 +249,12 @@ class PreparedDataset(Sequence[Sample]):
         return [tuple(Finding(name) for name in names) for names in self._known["findings"].to_pylist()]
 
     @property
+    def sources(self) -> list[str]:
+        """Source of every sample, without decoding pictures."""
+        names: list[str] = self._known["source"].to_pylist()
+        return names
+
+    @property
     def demographics(self) -> list[tuple[str, str, int | None]]:
         """View position, sex and age of every sample, without decoding pictures."""
         columns = self._known.select(["view_position", "sex", "age"]).to_pylist()

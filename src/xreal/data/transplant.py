@@ -17,7 +17,10 @@ from xreal.errors import MaskError
 from xreal.masks.areas import LesionMask, ellipse, extent, fade
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["Opacity", "find_opacities", "transplant"]
+__all__ = ["TRANSPLANT", "Opacity", "find_opacities", "transplant"]
+
+TRANSPLANT = "transplant"
+"""What the ``source`` of a sample says that holds another patient's opacity."""
 
 _LUNGS = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
 _LEAST_INSIDE = 0.35  # share of the opacity that lies in its lung; the rest hides behind heart and diaphragm
@@ -80,8 +83,8 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
         generator: shifts it a little and changes its size.
 
     Returns:
-        The host with this opacity alone, its box and findings; or None where they do not fit: little of it in the
-        lung, exposures too different, the change hardly seen, darker, or whiter than the host's heart.
+        The host with this opacity alone, its box and findings, and the source ``TRANSPLANT``; or None where they do not
+        fit: little of it in the lung, exposures too different, the change hardly seen, darker, or whiter than the heart.
     """
     donor = opacity.sample
     if host.organ_mask is None or donor.organ_mask is None or host.image.shape != donor.image.shape:
@@ -123,6 +126,7 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
         host,
         image=(255 * changed.clip(0, 1)).round().astype(np.uint8),
         image_id=f"{host.image_id}+{donor.image_id}",
+        source=TRANSPLANT,
         findings=opacity.findings,
         boxes=tuple(Box(name, x, y, right - x, bottom - y) for name in opacity.findings),
         lesion_mask=None,

@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xreal.config import Preset
 from xreal.data.prepared import PreparedDataset
+from xreal.data.transplant import TRANSPLANT
 from xreal.errors import DataError
 from xreal.models.autoencoder import channel_effects, decode_latents
 from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
@@ -116,7 +117,8 @@ class BackboneStage(Stage):
         sees_organs: whether the network takes the organ mask of each image.
         sees_lesions: whether it takes, beside organs, the place of the finding that the prompt names.
         organ_dropout: share of the organ masks that are left out, so that the network also draws without.
-        lesion_dropout: share of the known places that are left out: most findings have a label but no known place.
+        lesion_dropout: share of the known places that are left out: most findings have a label but no known place;
+            none of transplanted opacities.
         widened: weights of the U-Net that have more inputs than those of the backbone it may start from.
     """
 
@@ -179,8 +181,12 @@ class BackboneStage(Stage):
             has_mask = torch.zeros(len(train_data), dtype=torch.bool)
             has_mask[masked] = True
             self.sampling_weights *= has_mask
+        # A transplanted opacity is all that its prompt means: never without prompt, and never without its place, or the
+        # prompt of a whole X-ray would come to mean a healthy one with an opacity somewhere.
+        self.transplanted = torch.tensor([name == TRANSPLANT for name in train_data.sources])
         # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
-        self.dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
+        dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
+        self.dropout = torch.where(self.transplanted, 0.0, dropout)
 
     def _tokenizer(self, kept: Path, start: Path | None) -> PreTrainedTokenizerBase:
         return _kept_tokenizer(kept, self.preset, start)
@@ -222,8 +228,8 @@ class BackboneStage(Stage):
             organ_masks = self.encoded.take("organ_masks", indices, copies)
             masks["organ_mask"] = organ_masks * kept.to(organ_masks)
         if self.sees_lesions:
-            told = torch.rand(size, 1, 1, generator=generator) >= self.lesion_dropout
-            masks["lesions"] = (boxes * told.to(boxes))[:, None]
+            told = (torch.rand(size, generator=generator) >= self.lesion_dropout) | self.transplanted[list(indices)]
+            masks["lesions"] = (boxes * told.view(-1, 1, 1).to(boxes))[:, None]
         latents = self.encoded.take("latents", indices, copies)
         return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, masks)
 
