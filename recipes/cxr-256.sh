@@ -33,7 +33,7 @@
 #   xreal train decoder ... --autoencoder WIDE --steps 700, and once more from its own weights --steps 500: 37.1 dB
 #   torchrun ... train backbone ... --autoencoder WIDE --start WIDE --steps 6400 --batch-size 32 --learning-rate 6e-4 --resume
 #   python recipes/latent_errors.py RUN ...; torchrun ... train decoder ... --steps 750, train texture: 37.3 dB, the preset's
-#   python recipes/average.py (bundles before and after) OUT: the mean of the two U-Nets is bundled, docs/log.md
+#   python recipes/average.py OUT (bundle before)=0.5 (after)=0.5: the mean of the two U-Nets is bundled, docs/log.md
 #   torchrun ... train adapter ... --start (that bundle): organ masks go to the U-Net by an adapter
 #   torchrun ... train joint ... --start (that bundle) --steps 3000: U-Net, text encoder and adapter on, with one augmented
 #   copy of each X-ray; from what came of it once more with five: --steps 2600; and with eleven: --steps 3100. Those copies were

@@ -84,7 +84,7 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
 
     Returns:
         The host with this opacity alone, its box and findings, and the source ``TRANSPLANT``; or None where they do not
-        fit: little of it in the lung, exposures too different, the change hardly seen, darker, or whiter than the heart.
+        fit: little of it in the lung, exposures too different, the change hardly seen, darker, or whiter than a heart.
     """
     donor = opacity.sample
     if host.organ_mask is None or donor.organ_mask is None or host.image.shape != donor.image.shape:
