@@ -12,11 +12,11 @@ from xreal.config import PRESETS
 from xreal.data.contract import Box, Sample
 from xreal.data.phantom import Phantom
 from xreal.data.prepared import PreparedDataset, write_shard
-from xreal.data.transplant import TRANSPLANT
 from xreal.models.folder import write_index
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
+from xreal.training.transplant import TRANSPLANT
 from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"].with_stage("joint", learning_rate=0.01)

@@ -19,7 +19,7 @@ def transplant(
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
 ) -> None:
     """Put opacities from boxes into the lungs of healthy X-rays, so that a model sees each in many patients."""
-    from xreal.data.transplanted import write_transplanted
+    from xreal.training.transplanted import write_transplanted
 
     summary = write_transplanted(prepared, out, n, seed, track)
     typer.echo(

@@ -17,7 +17,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xreal.config import Preset
 from xreal.data.prepared import PreparedDataset
-from xreal.data.transplant import TRANSPLANT
 from xreal.errors import DataError
 from xreal.models.autoencoder import channel_effects, decode_latents
 from xreal.models.backbone import Backbone, build_scheduler, build_unet, loss_weight, training_target
@@ -28,6 +27,7 @@ from xreal.models.text_encoder import build_text_encoder, build_tokenizer, token
 from xreal.sheets import colour_labels
 from xreal.training.latents import CachedLatents
 from xreal.training.stage import Loss, Stage, white_noise
+from xreal.training.transplant import TRANSPLANT
 from xreal.vocabulary import Finding
 
 __all__ = ["BackboneStage", "LatentBatch", "balanced_weights", "evened_dropout", "findings_alone"]

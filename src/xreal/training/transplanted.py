@@ -11,9 +11,9 @@ import numpy as np
 
 from xreal.data.contract import Sample
 from xreal.data.prepared import SHARD_ROWS, PreparedDataset, write_contact_sheet, write_shard
-from xreal.data.transplant import Opacity, find_opacities, transplant
 from xreal.errors import DataError, InputError, OutputError
 from xreal.images import write_json
+from xreal.training.transplant import Opacity, find_opacities, transplant
 from xreal.vocabulary import Finding
 
 __all__ = ["write_transplanted"]

@@ -10,10 +10,10 @@ from xreal.cli import app
 from xreal.data.contract import Box, Sample
 from xreal.data.phantom import phantom
 from xreal.data.prepared import PreparedDataset, write_shard
-from xreal.data.transplant import TRANSPLANT, find_opacities, transplant
-from xreal.data.transplanted import write_transplanted
 from xreal.errors import DataError, InputError, OutputError
 from xreal.masks.areas import extent
+from xreal.training.transplant import TRANSPLANT, find_opacities, transplant
+from xreal.training.transplanted import write_transplanted
 from xreal.vocabulary import Finding, Organ
 
 SIZE = 128
@@ -124,7 +124,7 @@ def prepared(tmp_path: Path, donors: list[Sample], hosts: list[Sample]) -> Path:
 def test_a_set_is_written_and_read_beside_its_own(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xreal.data.transplanted.SHARD_ROWS", 4)
+    monkeypatch.setattr("xreal.training.transplanted.SHARD_ROWS", 4)
     out = tmp_path / "more"
     summary = write_transplanted([prepared], out, 10)
     assert (summary["images"], summary["findings"], summary["hosts"]) == (10, {"Pneumonia": 10}, 8)
