@@ -181,8 +181,8 @@ class BackboneStage(Stage):
             has_mask = torch.zeros(len(train_data), dtype=torch.bool)
             has_mask[masked] = True
             self.sampling_weights *= has_mask
-        # An X-ray with a transplanted opacity is no patient with the finding, nor a healthy one: its prompt and its place
-        # are always told.
+        # An X-ray with a transplanted opacity is no patient with the finding, nor a healthy one: its prompt and place are
+        # always told.
         self.transplanted = torch.tensor([name == TRANSPLANT for name in train_data.sources])
         # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
         dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
