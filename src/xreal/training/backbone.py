@@ -181,7 +181,7 @@ class BackboneStage(Stage):
             has_mask = torch.zeros(len(train_data), dtype=torch.bool)
             has_mask[masked] = True
             self.sampling_weights *= has_mask
-        # An X-ray with a transplanted opacity is no patient with the finding, nor a healthy one: its prompt and place are
+        # An X-ray with a transplanted opacity is no patient with the finding, nor a healthy one: prompt and place are
         # always told.
         self.transplanted = torch.tensor([name == TRANSPLANT for name in train_data.sources])
         # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
