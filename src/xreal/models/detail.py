@@ -11,7 +11,7 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
-from xreal.models.grid import common_tile, without_grid
+from xreal.models.grid import find_grid
 
 __all__ = ["DetailGenerator", "DetailJudge", "with_lines"]
 
@@ -125,9 +125,9 @@ def with_lines(
     Returns:
         (B, 1, H, W) each, clamped to [0, 1].
     """
-    grid = common_tile(tracks[0], tile)
-    lines = draw(without_grid(tracks[0], grid))
-    return [(without_grid(track, strength * grid) + strength * lines).clamp(0, 1) for track in tracks]
+    grid = find_grid(tracks[0], tile)
+    lines = draw(tracks[0] - grid)
+    return [(track + strength * (lines - grid)).clamp(0, 1) for track in tracks]
 
 
 class DetailJudge(nn.Module):

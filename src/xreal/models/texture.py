@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from xreal.models.bands import amplify, noise_in_bands, split
-from xreal.models.grid import common_tile, without_grid
+from xreal.models.grid import find_grid
 
 __all__ = ["Film", "Texture"]
 
@@ -27,12 +27,12 @@ class Film(NamedTuple):
     """What an X-ray shares with its healthy twin, whatever is drawn on it.
 
     Attributes:
-        tile: the decoder's grid, (B, 1, f, f).
+        grid: the decoder's, (B, 1, H, W).
         grain: (B, 1, H, W).
         gains: log amplitude by which this film shows each band, grain and all, more than others do, (B, bands).
     """
 
-    tile: Tensor
+    grid: Tensor
     grain: Tensor
     gains: Tensor
 
@@ -90,7 +90,7 @@ class Texture(ModelMixin, ConfigMixin):
         Returns:
             (B, 1, H, W), clamped to [0, 1].
         """
-        grained = without_grid(images, strength * film.tile) + strength * film.grain
+        grained = images + strength * (film.grain - film.grid)
         return amplify(grained, (strength * film.gains).clamp(-_MOST, _MOST).exp()).clamp(0, 1)
 
     def film(self, images: Tensor, generators: list[torch.Generator], drawn: bool = True) -> Film:
@@ -102,10 +102,10 @@ class Texture(ModelMixin, ConfigMixin):
             drawn: False for real X-rays through the autoencoder, which have what ``xreal train film`` learns, as it is
                 what drawn ones lack of them.
         """
-        tile = common_tile(images, self.config.tile)
-        grain = self.grain(without_grid(images, tile), generators, drawn)
+        grid = find_grid(images, self.config.tile)
+        grain = self.grain(images - grid, generators, drawn)
         scores = torch.stack([torch.randn(self.config.bands, generator=one) for one in generators]).to(images)
-        return Film(tile, grain, drawn * (self.film_mean + scores @ self.film_root.T))
+        return Film(grid, grain, drawn * (self.film_mean + scores @ self.film_root.T))
 
     def grain(self, images: Tensor, generators: list[torch.Generator], drawn: bool = True) -> Tensor:
         """Draw the grain that images without grid, (B, 1, H, W), lack, in patches or not; of the same shape."""
@@ -145,7 +145,7 @@ class Texture(ModelMixin, ConfigMixin):
             real: the X-rays that were encoded, (B, 1, H, W).
             generators: of the films, one per image; how films differ is left out.
         """
-        clean = without_grid(decoded, common_tile(decoded, self.config.tile))
+        clean = decoded - find_grid(decoded, self.config.tile)
         grained = clean + self.grain(clean, generators, drawn=False)
         drawn, wanted = (self.sizes(self.bands(images)) for images in (grained, real))
         return (drawn - wanted)[:, : self.config.grain_bands].abs().mean()

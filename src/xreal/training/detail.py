@@ -21,7 +21,7 @@ from xreal.errors import DataError
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
 from xreal.models.bands import split
 from xreal.models.detail import DetailGenerator, DetailJudge
-from xreal.models.grid import common_tile, without_grid
+from xreal.models.grid import find_grid
 from xreal.models.precision import default_device
 from xreal.pipeline import XRealPipeline
 from xreal.training.decoder import disturbance
@@ -112,7 +112,7 @@ class DetailStage(Stage):
         return torch.cat(real), torch.cat(decoded)
 
     def _clean(self, decoded: Tensor) -> Tensor:
-        return without_grid(decoded, common_tile(decoded, downsampling(self.autoencoder)))
+        return decoded - find_grid(decoded, downsampling(self.autoencoder))
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> DetailBatch:
         """Cut crops; real ones lose their steps of grey in a dither, which drawn ones do not have."""
