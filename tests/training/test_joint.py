@@ -79,7 +79,7 @@ def test_what_the_network_is_told(boxed: Path, tiny_model_folder: Path, tmp_path
     assert organs.float().mean().item() == pytest.approx(0.8, abs=0.1)
 
 
-def test_a_transplanted_opacity_always_has_prompt_and_place(
+def test_a_transplanted_opacity_has_its_place_with_and_without_a_prompt(
     boxed: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     more = tmp_path / "more"
@@ -93,8 +93,9 @@ def test_a_transplanted_opacity_always_has_prompt_and_place(
     told = batch.masks["lesions"].flatten(1).any(1)
     prompted = ~(batch.ids == stage.unprompted_ids).all(1)
     assert told[1::2].all()
-    assert prompted[1::2].all()
-    assert not prompted[0::2].all()
+    assert prompted[1::2].float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert (batch.weights[1::2].flatten(1).amax(1) > 1).all()
+    assert not told[0::2][~prompted[0::2]].any()
     assert not told[0::2].all()
 
 

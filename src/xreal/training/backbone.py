@@ -181,12 +181,12 @@ class BackboneStage(Stage):
             has_mask = torch.zeros(len(train_data), dtype=torch.bool)
             has_mask[masked] = True
             self.sampling_weights *= has_mask
-        # An X-ray with a transplanted opacity is no patient with the finding, nor a healthy one: prompt and place are
-        # always told.
+        # The place of a transplanted opacity is always told, "Lung Opacity" to half: a place means an opacity then,
+        # whatever the prompt, and what findings mean is left to patients who have them.
         self.transplanted = torch.tensor([name == TRANSPLANT for name in train_data.sources])
         # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
         dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
-        self.dropout = torch.where(self.transplanted, 0.0, dropout)
+        self.dropout = torch.where(self.transplanted, 0.5, dropout)
 
     def _tokenizer(self, kept: Path, start: Path | None) -> PreTrainedTokenizerBase:
         return _kept_tokenizer(kept, self.preset, start)
@@ -206,12 +206,14 @@ class BackboneStage(Stage):
         """Draw a copy and a prompt for each sample.
 
         The prompt is that of the whole image (findings, view, sex), or one of its findings alone, as users ask for
-        them, or empty. With a prompt, the boxes of the sample weigh more: what the prompt means is there.
+        them, or empty. With a prompt, the boxes of the sample weigh more: what the prompt means is there. Places of
+        transplanted opacities do so without one.
         """
         config, size = self.preset.backbone, len(indices)
         copies = torch.randint(0, self.encoded.copies, (size,), generator=generator)
         choices = torch.rand(3, size, generator=generator).tolist()
         ids, prompted = [], []
+        transplanted = self.transplanted[list(indices)]
         for index, brief, which, dropped in zip(indices, *choices, strict=True):
             names = self.findings[index]
             alone = brief < config.detail_dropout and len(names) > 0
@@ -221,14 +223,14 @@ class BackboneStage(Stage):
             else:
                 ids.append(self.finding_ids[names[int(which * len(names))]] if alone else self.input_ids[index])
         boxes = self.encoded.take("lesions", indices, copies)
-        boxes = boxes * torch.tensor(prompted).view(-1, 1, 1).to(boxes)
+        boxes = boxes * (torch.tensor(prompted) | transplanted).view(-1, 1, 1).to(boxes)
         masks = {}
         if self.sees_organs:
             kept = torch.rand(size, 1, 1, generator=generator) >= self.organ_dropout
             organ_masks = self.encoded.take("organ_masks", indices, copies)
             masks["organ_mask"] = organ_masks * kept.to(organ_masks)
         if self.sees_lesions:
-            told = (torch.rand(size, generator=generator) >= self.lesion_dropout) | self.transplanted[list(indices)]
+            told = (torch.rand(size, generator=generator) >= self.lesion_dropout) | transplanted
             masks["lesions"] = (boxes * told.view(-1, 1, 1).to(boxes))[:, None]
         latents = self.encoded.take("latents", indices, copies)
         return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, masks)

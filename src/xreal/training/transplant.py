@@ -1,7 +1,9 @@
 """Opacities of X-rays with boxes in the lungs of healthy patients.
 
 Boxes are rare, and all that an X-ray with a box shows, tubes and exposure and all, comes with its opacity. In many
-healthy X-rays, each beside itself without it, the opacity is all that the box can mean.
+healthy X-rays, each beside itself without it, the opacity is all that the box can mean. Such an X-ray is not one of a
+patient with the donor's finding, so it is named "Lung Opacity": with the finding's name, the name alone came to mean a
+healthy patient.
 """
 
 from __future__ import annotations
@@ -40,13 +42,11 @@ class Opacity:
 
     Attributes:
         sample: the X-ray.
-        findings: what its box, or boxes of one place, are named.
         box: x0, y0, x1, y1 in pixels, the last two exclusive.
         lung: which one.
     """
 
     sample: Sample
-    findings: tuple[Finding, ...]
     box: tuple[float, float, float, float]
     lung: Organ
 
@@ -57,17 +57,14 @@ def find_opacities(samples: Iterable[Sample]) -> list[Opacity]:
     for sample in samples:
         if sample.organ_mask is None:
             continue
-        places: dict[tuple[float, float, float, float], list[Finding]] = {}
-        for one in sample.boxes:
-            places.setdefault((one.x, one.y, one.x + one.width, one.y + one.height), []).append(one.finding)
-        for place, names in places.items():
+        for place in dict.fromkeys((one.x, one.y, one.x + one.width, one.y + one.height) for one in sample.boxes):
             if (area := _area(place, sample.image.shape)) is None:
                 continue
             inside = {organ: int(area[sample.organ_mask == organ].sum()) for organ in _LUNGS}
             lung = max(inside, key=lambda organ: inside[organ])
             whole = np.count_nonzero(sample.organ_mask == lung)
             if _LEAST_INSIDE * area.sum() <= inside[lung] <= _MOST_OF_LUNG * whole and inside[lung] > 0:
-                found.append(Opacity(sample, tuple(names), place, lung))
+                found.append(Opacity(sample, place, lung))
     return found
 
 
@@ -83,8 +80,8 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
         generator: shifts it a little and changes its size.
 
     Returns:
-        The host with this opacity alone, its box and findings, and the source ``TRANSPLANT``; or None where they do not
-        fit: little of it in the lung, exposures too different, the change hardly seen, darker, or whiter than a heart.
+        The host with this opacity alone, its box, "Lung Opacity" and the source ``TRANSPLANT``; or None where they do
+        not fit: little of it in the lung, exposures too different, the change hardly seen, darker, whiter than a heart.
     """
     donor = opacity.sample
     if host.organ_mask is None or donor.organ_mask is None or host.image.shape != donor.image.shape:
@@ -127,8 +124,8 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
         image=(255 * changed.clip(0, 1)).round().astype(np.uint8),
         image_id=f"{host.image_id}+{donor.image_id}",
         source=TRANSPLANT,
-        findings=opacity.findings,
-        boxes=tuple(Box(name, x, y, right - x, bottom - y) for name in opacity.findings),
+        findings=(Finding.LUNG_OPACITY,),
+        boxes=(Box(Finding.LUNG_OPACITY, x, y, right - x, bottom - y),),
         lesion_mask=None,
     )
 
