@@ -16,7 +16,8 @@
 #   joint         3,000 × 32            89 min, two processes, B     v-loss with the mask 0.345
 #   joint again   2,600 × 32            90 min, two processes, B     v-loss with the mask 0.330
 #   and again     3,100 × 32            105 min, two processes, B    v-loss with the mask 0.327
-#   and again     2,400 × 32            75 min, two processes, B     v-loss with the mask 0.318, docs/results.md
+#   and again     2,400 × 32            75 min, two processes, B     v-loss with the mask 0.318
+#   transplants     420 × 32            13 min, two processes, B     v-loss with the mask 0.313, the mean below 0.311
 #   signal-leak  one pass               1 min, two threads, B        docs/log.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   detail        4,250 × 32 crops      8 min, NVIDIA H200           docs/log.md
@@ -37,7 +38,12 @@
 #   torchrun ... train adapter ... --start (that bundle): organ masks go to the U-Net by an adapter
 #   torchrun ... train joint ... --start (that bundle) --steps 3000: U-Net, text encoder and adapter on, with one augmented
 #   copy of each X-ray; from what came of it once more with five: --steps 2600; and with eleven: --steps 3100. Those copies were
-#   zoomed in and had lost the edges of the film; at last once more as the preset says, with seven that keep them: --steps 2400
+#   zoomed in and had lost the edges of the film; then once more as the preset says, with seven that keep them: --steps 2400
+#   On an H200, with fifteen copies: --steps 2550 --batch-size 512 --learning-rate 1e-3, START the mean of before and after
+#   xreal transplant RUN/data/nih RUN/data/nih_normal --out MORE; torchrun ... train joint ... --data MORE --start START
+#   --steps 420 --learning-rate 3e-4; as trained then, two of five copies of each healthy X-ray held a transplant, which was one
+#   draw in five, and images with boxes came three times as often
+#   python recipes/average.py OUT (after)=0.7 START=0.3: bundled, with films learnt anew
 #
 # `detail` was taught in an earlier form of the network, which dealt pixels out of channels (commit a0042d0). The lines that it
 # draws without noise were then taught to the present form, from those weights: mean absolute difference, 1,250 × 8 crops of

@@ -29,7 +29,7 @@ __all__ = [
     "prompts_per_image",
 ]
 
-PLACED_GUIDANCE, UNPLACED_GUIDANCE = 3.0, 9.0
+PLACED_GUIDANCE, UNPLACED_GUIDANCE = 2.75, 9.0
 """Guidance by default: where the U-Net is told their places, and by prompts alone (docs/log.md)."""
 
 Mode = Literal["regional", "two-pass"]
@@ -57,7 +57,7 @@ class Settings:
     eta: float
     guidance: float | None = None
     texture: float = 1.0
-    prompt_guidance: float = 2.0
+    prompt_guidance: float = 3.0
 
 
 # Points of the curve in docs/speed.md; "reference" is the authors' procedure. Its guidance draws Pneumonia fainter than

@@ -79,8 +79,8 @@ class XRealPipeline(EditingPipeline):
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
             steps: of the solver, for each pass; default 6, draft 4, for two-pass 100.
-            guidance: w; each lesion's own strength multiplies it. Default 3 where the adapter knows the places of
-                findings, else 9; for two-pass the paper's 7.
+            guidance: w; each lesion's own strength multiplies it. Default 2.75 where the adapter knows the places
+                of findings, else 9; for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask acts; default the paper's way, in regional mode by the model's adapter alone
                 or, without one, by the prior until 0.9 of the steps along the contours, with the variety of real X-rays
@@ -94,7 +94,7 @@ class XRealPipeline(EditingPipeline):
                 the model knows it: 1 as in real X-rays, 0 none; default 1, for two-pass 0.
             prompt_guidance: w of ``prompt`` against no prompt, everywhere in the X-ray and its twin, the usual
                 classifier-free guidance; 1 draws it as it is. Costs a network call for each of them and step; default
-                2, for two-pass 1.
+                3, for two-pass 1.
             callback_on_step_end: called after each step as in diffusers: pipeline, number of the step (two-pass counts
                 on), timestep, ``{"latents": ...}``: (B, c, h, w), with lesions in regional mode (2B, c, h, w), healthy
                 twins first. It may return such a dictionary, with other latents, and raise to stop.

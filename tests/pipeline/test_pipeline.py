@@ -73,7 +73,7 @@ def test_qualities_and_modes_set_what_is_not_given(
         "guidance": 9.0 if mode == "regional" else 7.0,
         "eta": eta,
         "prompt": "",
-        "prompt_guidance": 2.0 if mode == "regional" else 1.0,
+        "prompt_guidance": 3.0 if mode == "regional" else 1.0,
         "lesion_start": 0.1,
         "lesion_until": 1.0,
         "exact": False,

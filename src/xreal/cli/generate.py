@@ -37,7 +37,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Solver steps; default 6, draft 4, two-pass 100.")] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="How strongly findings are drawn; default 3, 9 without an adapter, for two-pass 7."),
+        typer.Option(help="How strongly findings are drawn; default 2.75, 9 without an adapter, for two-pass 7."),
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[
@@ -47,7 +47,7 @@ def generate(
         ),
     ] = "",
     prompt_guidance: Annotated[
-        float | None, typer.Option(help="How strongly that prompt is drawn, 1 as it is; default 2, for two-pass 1.")
+        float | None, typer.Option(help="How strongly that prompt is drawn, 1 as it is; default 3, for two-pass 1.")
     ] = None,
     anatomy_inside: Annotated[float | None, typer.Option(help="Blend strength inside the organs; default 1.")] = None,
     anatomy_outside: Annotated[float | None, typer.Option(help="Blend strength elsewhere; default 0.2.")] = None,
