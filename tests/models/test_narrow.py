@@ -1,6 +1,7 @@
 """A model of our own classes is opened and drawn without transformers, and draws the same."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,31 @@ def test_a_process_that_imports_narrowly_draws_the_same(
     pipeline = XRealPipeline.from_pretrained(tiny_model_folder)
     wanted = pipeline(organ_mask, seeds=[5], steps=2, prompt="Edema, AP view").images
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("package", "narrow"), [("peft", True), ("kernels", False)])
+def test_packages_that_import_transformers_are_in_nobodys_way(
+    package: str, narrow: bool, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    # What diffusers takes for installed, of any version that it wants.
+    module, about = tmp_path / package / "__init__.py", tmp_path / f"{package}-99.0.dist-info" / "METADATA"
+    for path, text in ((module, "import transformers\n"), (about, f"Name: {package}\nVersion: 99.0\n")):
+        path.parent.mkdir()
+        path.write_text(text)
+    script = (
+        "import sys; from xreal.models import narrow; narrow._NEEDED = (sys.argv[2], *narrow._NEEDED)\n"
+        "print(narrow.import_narrowly(sys.argv[1]))\n"
+        "from xreal.pipeline import XRealPipeline; print(XRealPipeline.from_pretrained(sys.argv[1]).image_size)"
+    )
+    needed = "diffusers.utils.import_utils" if narrow else package
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_model_folder), needed],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == str(narrow)
 
 
 @torch.inference_mode()

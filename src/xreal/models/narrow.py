@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["import_narrowly", "light_class"]
 
-_HIDDEN = ("transformers", "scipy", "torch._dynamo")
+_HIDDEN = ("transformers", "peft", "scipy", "torch._dynamo")  # peft, where it is installed, imports transformers
 _NEEDED = (
     "diffusers.models.adapter",
     "diffusers.models.autoencoders.autoencoder_kl",
@@ -46,7 +46,8 @@ def import_narrowly(model: str) -> bool:
 
     Args:
         model: name of a bundled model, or folder. One that is not of our own classes, or cannot be read, changes
-            nothing; nor does a process that has imported diffusers before.
+            nothing; nor does a process that has imported diffusers before, nor one in which a package that diffusers
+            looks for cannot do without what is hidden.
 
     Returns:
         Whether it was done.
@@ -56,9 +57,14 @@ def import_narrowly(model: str) -> bool:
         return False
     import torch  # noqa: F401  before its compiler is hidden
 
-    with _hidden():
-        for name in _NEEDED:
-            importlib.import_module(name)
+    try:
+        with _hidden():
+            for name in _NEEDED:
+                importlib.import_module(name)
+    except (ImportError, RuntimeError):  # diffusers raises the latter
+        for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers"]:
+            del sys.modules[name]
+        return False
     for name, module in list(sys.modules.items()):
         if name.startswith("diffusers.") and "is_compiled_module" in vars(module):
             vars(module)["is_compiled_module"] = _is_compiled  # diffusers' own imports the compiler to ask
