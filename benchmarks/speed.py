@@ -1,17 +1,19 @@
 """How fast, at the bundled size and at the paper's: a table and one JSON line.
 
     python benchmarks/speed.py [--parts latency,batches,cold,paper] [--backends torch,torch-bf16,openvino]
-        [--model cxr-256] [--threads 2] [--repeats 3]
+        [--model cxr-256] [--device cpu] [--threads 2] [--repeats 3]
 
 ``reference`` runs as the authors' code does: eager float32, the U-Net once per prompt, one image at a time. All others
 are what a user gets. "s" is the clock on the wall, "cpu" the processor's seconds of all threads, which a busy machine
 distorts less. One image with one lesion, warm (the median of ``--repeats`` after one more), unless said otherwise.
 
 - latency: each quality and backend; the share of the pipeline beside its networks.
-- batches: seconds per image of batches of 1 to 8, default quality, fastest backend.
+- batches: seconds per image of batches of 1 to 8 (of 1 to 256 on a GPU), default quality, "auto".
 - cold: a fresh `xreal generate` to the picture on disk, and its peak memory; at last with four images in one batch.
 - paper: networks of the paper's shapes with random weights. Each is timed a few times, and an image is extrapolated
   from the exact number of its calls.
+
+``--device cuda``: the same on a GPU, without cold starts.
 """
 
 from __future__ import annotations
@@ -54,26 +56,35 @@ LESION = "Pneumonia=ellipse:75,150,26,34"
 Row = dict[str, Any]
 
 
+def finish() -> None:
+    """Wait until the GPU has done what it was given."""
+    if DEVICE[0].type == "cuda":
+        torch.cuda.synchronize()
+
+
 def timed(call: Callable[[], object], repeats: int) -> Row:
     """Median seconds of ``repeats`` calls after one that is not counted."""
     call()
+    finish()
     walls, processors = [], []
     for _ in range(repeats):
         wall, processor = time.perf_counter(), time.process_time()
         call()
+        finish()
         walls.append(time.perf_counter() - wall)
         processors.append(time.process_time() - processor)
     return {"s": statistics.median(walls), "cpu": statistics.median(processors)}
 
 
 WANTED = ["torch", "torch-bf16", "openvino"]
+DEVICE = [torch.device("cpu")]
 
 
 def backends() -> Iterator[str]:
     """Those wanted that this machine has."""
     for name in WANTED:
         try:
-            choose_backend(name, torch.device("cpu"))
+            choose_backend(name, DEVICE[0])
         except ModelError:
             continue
         yield name
@@ -129,7 +140,7 @@ def drawer(pipeline: XRealPipeline, batch: int = 1, **settings: Any) -> Callable
 
 
 def open_pipeline(model: str, backend: str) -> XRealPipeline:
-    pipeline = XRealPipeline.from_pretrained(model, backend)
+    pipeline = XRealPipeline.from_pretrained(model, backend, str(DEVICE[0]))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -158,7 +169,7 @@ def latency(model: str, repeats: int) -> Iterator[Row]:
 
 def batches(model: str, repeats: int) -> Iterator[Row]:
     pipeline = open_pipeline(model, "auto")
-    for batch in (1, 2, 4, 8):
+    for batch in (1, 2, 4, 8) if DEVICE[0].type == "cpu" else (1, 16, 64, 256):
         row = timed(drawer(pipeline, batch), max(1, repeats // 2))
         yield {"what": f"per image, batch {batch}", **{key: value / batch for key, value in row.items()}}
 
@@ -185,11 +196,12 @@ def cold(model: str, repeats: int) -> Iterator[Row]:
 def paper(model: str, repeats: int) -> Iterator[Row]:
     preset = PRESETS["paper"]
     torch.manual_seed(0)
-    unet, vae = build_unet(preset).eval(), build_autoencoder(preset.autoencoder, preset.image_size).eval()
+    unet = build_unet(preset).eval().to(DEVICE[0])
+    vae = build_autoencoder(preset.autoencoder, preset.image_size).eval().to(DEVICE[0])
     length, width = preset.text_encoder.max_length, preset.text_encoder.width
     seconds: dict[str, dict[str, Row]] = {}
     with torch.inference_mode():
-        for backend in (name for name in backends() if name != "torch-bf16"):
+        for backend in (name for name in backends() if name != "torch-bf16" or DEVICE[0].type == "cuda"):
             networks = Networks(backend)
             calls = _paper_calls(networks.get("unet", unet), networks.get("vae", vae), length, width)
             if backend == "torch":
@@ -199,8 +211,8 @@ def paper(model: str, repeats: int) -> Iterator[Row]:
                 seconds[backend][name] = timed(call, 1)
                 yield {"what": f"paper: {name}, {backend}", **seconds[backend][name]}
         del unet, vae
-        text_encoder = build_text_encoder(preset.text_encoder).eval()
-        text = timed(lambda: text_encoder(torch.zeros(1, length, dtype=torch.long)), 1)
+        text_encoder = build_text_encoder(preset.text_encoder).eval().to(DEVICE[0])
+        text = timed(lambda: text_encoder(torch.zeros(1, length, dtype=torch.long, device=DEVICE[0])), 1)
         yield {"what": "paper: text encoder, torch", **text}
     for of in ("s", "cpu") if len(seconds) == 2 else ():
         eager, fast = ({name: row[of] for name, row in seconds[b].items()} for b in ("torch", list(seconds)[-1]))
@@ -216,9 +228,9 @@ def paper(model: str, repeats: int) -> Iterator[Row]:
 
 
 def _paper_calls(unet: Any, vae: Any, length: int, width: int) -> dict[str, Callable[[], object]]:
-    image = torch.rand(1, vae.config.in_channels, vae.config.sample_size, vae.config.sample_size)
-    latents = torch.randn(3, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    embeds, timestep = torch.randn(3, length, width), torch.tensor(501)
+    image = torch.rand(1, vae.config.in_channels, *2 * [vae.config.sample_size], device=DEVICE[0])
+    latents = torch.randn(3, unet.config.in_channels, *2 * [unet.config.sample_size], device=DEVICE[0])
+    embeds, timestep = torch.randn(3, length, width, device=DEVICE[0]), torch.tensor(501)
     return {
         "U-Net, batch 1": lambda: unet(latents[:1], timestep, embeds[:1]),
         "U-Net, batch 3": lambda: unet(latents, timestep, embeds),
@@ -235,7 +247,9 @@ def machine(threads: int) -> Row:
     if (path := Path("/proc/cpuinfo")).exists():
         fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
         name = {key.strip(): value.strip() for key, value in fields.items()}.get("model name", name)
-    formats = "bfloat16" if choose_backend("auto", torch.device("cpu")).precision == "bfloat16" else "float32"
+    if DEVICE[0].type == "cuda":
+        name = torch.cuda.get_device_name()
+    formats = choose_backend("auto", DEVICE[0]).precision
     packages = ["torch", "diffusers", "openvino"] if "openvino" in list(backends()) else ["torch", "diffusers"]
     versions = {package: version(package) for package in packages}
     return {"processor": name, "cores": os.cpu_count(), "threads": threads, "auto computes in": formats, **versions}
@@ -246,14 +260,17 @@ def main() -> None:
     parser.add_argument("--model", default="cxr-256")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--backends", default=",".join(WANTED))
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     WANTED[:] = options.backends.split(",")
+    DEVICE[:] = [torch.device(options.device)]
     rows = []
     # Cold starts first: a child's peak memory is at least what this process held when it began.
-    for part in sorted(options.parts.split(","), key=lambda part: part != "cold"):
+    parts = [part for part in options.parts.split(",") if part != "cold" or options.device == "cpu"]
+    for part in sorted(parts, key=lambda part: part != "cold"):
         for row in PARTS[part](options.model, options.repeats):
             numbers = "  ".join(f"{key} {value:.3g}" for key, value in row.items() if key != "what")
             print(f"{row['what']:42s} {numbers}", flush=True)

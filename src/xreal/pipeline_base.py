@@ -30,7 +30,7 @@ from xreal.masks.areas import fade
 from xreal.masks.organs import check_organ_mask, resize_organ_mask
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
-from xreal.models.backends import Backend, Networks, choose_backend
+from xreal.models.backends import Backend, Networks, choose_backend, choose_device
 from xreal.models.detail import with_lines
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
@@ -93,20 +93,24 @@ class SteeredPipeline(DiffusionPipeline):
         self.use_backend("torch")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, backend: str = "auto") -> Self:
+    def from_pretrained(cls, name_or_path: str | Path, backend: str = "auto", device: str = "cpu") -> Self:
         """Open a bundled model by name, a model folder, or the folder of a Stable Diffusion 1.x, 2.x or LDM pipeline.
 
         Args:
             name_or_path: name or folder.
             backend: see ``use_backend``.
+            device: where the networks lie, as PyTorch names it; or "auto", a GPU where there is one that the backend
+                can use.
 
         Raises:
             ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
                 more than a prompt; or the backend cannot be used.
         """
-        choose_backend(backend, torch.device("cpu"))  # before anything is opened
+        place = choose_device(backend) if device == "auto" else torch.device(device)
+        choose_backend(backend, place)  # before anything is opened
         components = load_components(resolve_folder(name_or_path), cls._optional_components)
-        return cls(**components | adopt(components)).use_backend(backend)
+        pipeline = cls(**components | adopt(components))
+        return (pipeline if place.type == "cpu" else pipeline.to(place)).use_backend(backend)
 
     def use_backend(self, name: str = "auto") -> Self:
         """Say what computes the networks, and return the pipeline; a new one is "torch", an opened one "auto".

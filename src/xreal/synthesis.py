@@ -48,10 +48,10 @@ class Drawn:
 def auto_batch_size(pipeline: XRealPipeline) -> int:
     """Return how many images to draw side by side: as many as make the machine faster, within its memory.
 
-    On a processor 2 per thread, at least 4: more are no faster (docs/speed.md). On a GPU 16. The widest layer of the
+    On a processor 2 per thread, at least 4, on a GPU 64: more are no faster (docs/speed.md). The widest layer of the
     decoder decides how much memory an image takes; all of them together take at most half of what is free.
     """
-    wanted = max(4, 2 * torch.get_num_threads()) if pipeline.unet.device.type == "cpu" else 16
+    wanted = max(4, 2 * torch.get_num_threads()) if pipeline.unet.device.type == "cpu" else 64
     settings = pipeline.vae.config
     side = pipeline.image_size // settings.get("patch_size", 1)
     per_image = _LIVE * 4 * settings.block_out_channels[0] * side**2  # float32

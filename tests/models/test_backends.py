@@ -12,7 +12,7 @@ import torch
 from xreal.errors import InputError, ModelError
 from xreal.masks.lesions import Lesion
 from xreal.models import backends, converted
-from xreal.models.backends import Backend, Networks, choose_backend
+from xreal.models.backends import Backend, Networks, choose_backend, choose_device
 from xreal.models.organs import ADAPTER_PLANES, adapter_features, build_adapter
 from xreal.models.prompts import tokenize
 from xreal.pipeline import XRealPipeline
@@ -52,6 +52,29 @@ def installed(monkeypatch: pytest.MonkeyPatch, openvino: bool, bfloat16: bool) -
     monkeypatch.delenv("XREAL_BACKEND")
     monkeypatch.setattr(backends, "find_spec", lambda name: object() if openvino else None)
     monkeypatch.setattr(backends, "fast_dtype", lambda device: torch.bfloat16 if bfloat16 else torch.float32)
+
+
+def test_a_gpu_is_taken_where_there_is_one_that_the_backend_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.delenv("XREAL_BACKEND")
+    assert choose_device("auto") == backends.default_device()
+    monkeypatch.setattr(backends, "default_device", lambda: gpu)
+    assert choose_device("auto") == choose_device("torch") == gpu
+    assert choose_device("openvino") == CPU
+    monkeypatch.setenv("XREAL_BACKEND", "openvino")
+    assert choose_device("auto") == CPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("backend", ["torch", "torch-bf16"])
+def test_a_gpu_draws_what_the_processor_draws(
+    backend: str, tiny_model_folder: Path, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    processor = XRealPipeline.from_pretrained(tiny_model_folder, "torch")
+    gpu = XRealPipeline.from_pretrained(tiny_model_folder, backend, "auto")
+    assert gpu.unet.device.type == "cuda"
+    wanted, drawn = (one(organ_mask, [lesion_in()], [3, 4], steps=2).images for one in (processor, gpu))
+    assert np.abs(drawn - wanted).mean() < 0.02
 
 
 @pytest.mark.parametrize(

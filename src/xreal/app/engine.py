@@ -76,7 +76,7 @@ class Engine:
                 from xreal.pipeline import XRealPipeline
 
                 logging.disable_progress_bar()
-                pipeline = XRealPipeline.from_pretrained(self.model)
+                pipeline = XRealPipeline.from_pretrained(self.model, device="auto")
                 pipeline.set_progress_bar_config(disable=True)
                 self._weights = weights_hash(resolve_folder(self.model))
                 self._pipeline = pipeline

@@ -32,7 +32,7 @@ from xreal.bulk.writing import FOLDERS, write_result
 from xreal.errors import DataError, InputError, ModelError, OutputError
 from xreal.files import cache_folder, write_bytes, written_behind
 from xreal.images import check_output_folder, write_json
-from xreal.models.backends import EAGER, Backend, choose_backend
+from xreal.models.backends import EAGER, Backend, choose_backend, choose_device
 from xreal.models.folder import read_index, resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 
@@ -116,7 +116,7 @@ def synthesize(
         raise ModelError(f"{model} has no segmenter to check images with; set checks: min_dice to 0, or train one")
     masks, boxes = list_masks(plan.anatomies), read_boxes(plan.lesions.boxes)
     check_places(plan, boxes)
-    computed = choose_backend(backend, torch.device("cpu"), plan.draw.quality)
+    computed = choose_backend(backend, choose_device(backend), plan.draw.quality)
     job = Job(plan, model, out, weights_hash(folder), tuple(masks), backend=backend, computed=computed)
     digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in masks)).hexdigest()[:16]
     identity = {"plan": asdict(plan), "weights": job.weights, "xreal": xreal.__version__, "masks": digest}
@@ -189,7 +189,7 @@ def _parts(job: Job, missing: list[int], workers: int | None, ray: str | None) -
 
 @lru_cache(maxsize=1)
 def _open(model: str, backend: str) -> XRealPipeline:
-    pipeline = XRealPipeline.from_pretrained(model, backend)
+    pipeline = XRealPipeline.from_pretrained(model, backend, device="auto")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -72,7 +72,7 @@ def edit(
     organ_mask = None if organs is None else read_organ_mask(organs)
     check_output_folder(out, overwrite)
     hide_loading_bars()
-    pipeline = XRealPipeline.from_pretrained(model, backend)
+    pipeline = XRealPipeline.from_pretrained(model, backend, device="auto")
     provenance = {
         "model": model,
         "weights": weights_hash(resolve_folder(model)),

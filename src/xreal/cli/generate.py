@@ -133,7 +133,7 @@ def generate(
     given = {key: value for key, value in settable.items() if value is not None}
     AnatomyBlend(**given)  # refused before anything is opened
     hide_loading_bars()
-    pipeline = XRealPipeline.from_pretrained(model, backend)
+    pipeline = XRealPipeline.from_pretrained(model, backend, device="auto")
     anatomy = replace(pipeline.default_blend(settings.mode), **given)
     batch = batch or auto_batch_size(pipeline)
     provenance = {

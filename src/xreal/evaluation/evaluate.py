@@ -95,7 +95,7 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     """
     check_options(options)
     judges = load_judges(options.judges)
-    pipeline = None if options.model is None else XRealPipeline.from_pretrained(options.model, options.backend)
+    pipeline = None if options.model is None else XRealPipeline.from_pretrained(options.model, options.backend, "auto")
     real = _real(options)
     if "utility" in options.only:
         say(forecast_utility(60 * options.minutes, len(real)))

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from xreal.errors import InputError, ModelError
 from xreal.models.autoencoder import PatchAutoencoderKL
 from xreal.models.organs import sees_organs
-from xreal.models.precision import device_of, fast_dtype
+from xreal.models.precision import default_device, device_of, fast_dtype
 
-__all__ = ["BACKENDS", "EAGER", "Backend", "Networks", "choose_backend"]
+__all__ = ["BACKENDS", "EAGER", "Backend", "Networks", "choose_backend", "choose_device"]
 
 BACKENDS = ("auto", "torch", "torch-bf16", "openvino")
 
@@ -87,6 +87,17 @@ def choose_backend(name: str, device: torch.device, quality: str = "default") ->
         wanted = 'install it: pip install "xreal-cxr[fast]"' if device.type == "cpu" else f"not on {device.type}"
         raise ModelError(f"backend openvino computes on a processor with OpenVINO; {wanted}")
     return Backend(name, "bfloat16" if has_bfloat16 else "float32")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return where the networks of that backend are best placed: a GPU where there is one that the backend can use.
+
+    Raises:
+        InputError: an unknown name. ModelError: what it needs is not installed.
+    """
+    processor = torch.device("cpu")
+    named = os.environ.get("XREAL_BACKEND") if name == "auto" else name
+    return processor if named == "openvino" else default_device()
 
 
 class Networks:
@@ -227,8 +238,8 @@ class _UNet(_StandIn):
         added = down_intrablock_additional_residuals
         waves, adapted = self._waves(sample[:1], timestep), len(added) > 0
         if adapted not in self._runs:
-            rows = [torch.zeros(2, *one.shape[1:]) for one in (sample, *added)]
-            example = (rows[0], waves, torch.zeros(2, *embeds.shape[1:]), *rows[1:])
+            rows = [one.new_zeros(2, *one.shape[1:]) for one in (sample, *added)]
+            example = (rows[0], waves, embeds.new_zeros(2, *embeds.shape[1:]), *rows[1:])
             name = "prediction with adapter" if adapted else "prediction"
             self._runs[adapted] = self._compiled(name, _Predict(self._unet), example)
         return UNet2DConditionOutput(sample=self._runs[adapted](sample, waves, embeds, *added))
@@ -245,12 +256,12 @@ class _Autoencoder(_StandIn):
 
     def encode(self, image: Tensor) -> AutoencoderKLOutput:
         if self._encode is None:
-            self._encode = self._compiled("encoder", _Encode(self._network), (torch.zeros(2, *image.shape[1:]),))
+            self._encode = self._compiled("encoder", _Encode(self._network), (image.new_zeros(2, *image.shape[1:]),))
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(self._encode(image)))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         if self._decode is None:
-            self._decode = self._decoder(torch.zeros(2, *latents.shape[1:]))
+            self._decode = self._decoder(latents.new_zeros(2, *latents.shape[1:]))
         return DecoderOutput(sample=self._decode(latents))
 
     def _decoder(self, latents: Tensor) -> Run:
@@ -280,7 +291,7 @@ class _Adapter(_StandIn):
 
     def __call__(self, planes: Tensor) -> Sequence[Tensor]:
         if self._run is None:
-            self._run = self._compiled("features", self._features, (torch.zeros(2, *planes.shape[1:]),))
+            self._run = self._compiled("features", self._features, (planes.new_zeros(2, *planes.shape[1:]),))
         features: Sequence[Tensor] = self._run(planes)
         return features
 

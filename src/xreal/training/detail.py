@@ -188,7 +188,7 @@ def _drawn(model: Path, train: PreparedDataset, kept: Path) -> Tensor:
     """Draw X-rays with the whole model, (N, 1, H, W) float16, once for a run: processes after the first read them."""
     with PartialState(cpu=default_device().type == "cpu").main_process_first():
         if not kept.exists():
-            pipeline = XRealPipeline.from_pretrained(model)
+            pipeline = XRealPipeline.from_pretrained(model, device="auto")
             pipeline.set_progress_bar_config(disable=True)
             indices = train.with_organ_mask() if pipeline.takes_organs else list(range(len(train)))
             if not indices:

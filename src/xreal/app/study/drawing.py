@@ -24,7 +24,7 @@ Track = Callable[[Sequence[int], str], Iterable[int]]
 
 def open_model(model: str) -> XRealPipeline:
     """Load a model that draws, without a progress bar for every picture."""
-    pipeline = XRealPipeline.from_pretrained(model)
+    pipeline = XRealPipeline.from_pretrained(model, device="auto")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
