@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xreal.errors import InputError
+from xreal.evaluation import telling
 from xreal.evaluation.card import network_axis
 from xreal.evaluation.telling import network_tells
 
@@ -43,6 +44,23 @@ def test_a_seed_always_learns_the_same(textures: Textures) -> None:
     real, other = textures(110, 0), textures(110, 1)
     again = [network_tells(real[:100], other[:100], real[100:], other[100:], 32, seed=3, steps=5) for _ in range(2)]
     assert again[0] == again[1]
+
+
+def test_a_network_that_has_not_begun_to_learn_gives_way_to_one_of_another_seed(
+    textures: Textures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, other = textures(110, 0), 0.5 * textures(110, 1) + 0.5 * np.roll(textures(110, 1), 1, axis=2)
+    parts = real[:100], other[:100], real[100:], other[100:], 32
+    alone = []
+    for seed in (3, 4, 5):
+        monkeypatch.setattr(telling, "_ATTEMPTS", 1)
+        alone.append(network_tells(*parts, seed=seed, steps=10))
+        assert alone[-1]["accuracy in training"] < 1
+    monkeypatch.setattr(telling, "_ATTEMPTS", 3)
+    monkeypatch.setattr(telling, "_BEGUN", 1.0)
+    assert network_tells(*parts, seed=3, steps=10) == max(alone, key=lambda one: one["accuracy in training"])
+    monkeypatch.setattr(telling, "_BEGUN", 0.0)
+    assert network_tells(*parts, seed=3, steps=10) == alone[0]
 
 
 @pytest.mark.parametrize(("learn", "test"), [(99, 10), (100, 0)])
