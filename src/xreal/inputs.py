@@ -179,7 +179,18 @@ def lesions_per_image(
     return [[replace(lesion, mask=resize_lesion_mask(lesion.mask, image_size)) for lesion in own] for own in per_image]
 
 
-def prompts_per_image(prompt: str, lesions: Sequence[Sequence[Lesion]]) -> list[str]:
-    """Write each image's own prompt: ``{findings}`` stands for the findings of its lesions, or for "No Finding"."""
+def prompts_per_image(prompt: str | Sequence[str], lesions: Sequence[Sequence[Lesion]]) -> list[str]:
+    """Write each image's own prompt: ``{findings}`` stands for the findings of its lesions, or for "No Finding".
+
+    Args:
+        prompt: of all images, or one per image.
+        lesions: of each image.
+
+    Raises:
+        InputError: another number of prompts than of images.
+    """
+    prompts = [prompt] * len(lesions) if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != len(lesions):
+        raise InputError(f"{len(prompts)} prompts for {len(lesions)} images; give one prompt, or one per image")
     named = [prompt_from_findings([one.finding for one in own] or [Finding.NO_FINDING]) for own in lesions]
-    return [prompt.replace("{findings}", names) for names in named]
+    return [one.replace("{findings}", names) for one, names in zip(prompts, named, strict=True)]

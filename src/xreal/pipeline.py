@@ -49,7 +49,7 @@ class XRealPipeline(EditingPipeline):
         lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]] = (),
         seeds: Sequence[int] = (0,),
         *,
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
         quality: Quality = "default",
         mode: Mode | None = None,
         solver: str | None = None,
@@ -71,8 +71,9 @@ class XRealPipeline(EditingPipeline):
                 to the model's by nearest neighbour. None: the model chooses the anatomy (plain text-to-image).
             lesions: of all images, or one sequence per image; masks of the organ mask's size.
             seeds: one per image, ≥ 0. Image i depends on its own seed alone, not on the batch.
-            prompt: of the X-ray beyond its lesions, and of its twin; "" as in the paper. ``{findings}`` stands for the
-                image's own findings: all of it then looks like the X-ray of such a patient, the twin too.
+            prompt: of the X-ray beyond its lesions, and of its twin, one for all images or one per image; "" as in the
+                paper. ``{findings}`` stands for the image's own findings: all of it then looks like the X-ray of such a
+                patient, the twin too.
             quality: "draft", "default" or "reference": mode, solver, steps and η together, each of which can be
                 given instead. "reference" is the authors' procedure.
             mode: "regional" draws the X-ray and its healthy twin in one trajectory; "two-pass" is the authors'
@@ -100,7 +101,8 @@ class XRealPipeline(EditingPipeline):
                 twins first. It may return such a dictionary, with other latents, and raise to stop.
 
         Raises:
-            InputError: a setting is out of range; MaskError, FindingError: a mask or a lesion is not usable.
+            InputError: a setting is out of range, or there are other numbers of prompts or masks than of images.
+            MaskError, FindingError: a mask or a lesion is not usable.
             ModelError: the model has no Anatomy Controller but an organ mask was given.
         """
         # 1. Check everything before anything is computed.
@@ -200,7 +202,7 @@ class XRealPipeline(EditingPipeline):
                 "steps": steps,
                 "guidance": guidance,
                 "eta": eta,
-                "prompt": prompt,
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
                 "prompt_guidance": use.prompt_guidance,
                 "lesion_start": lesion_start,
                 "lesion_until": lesion_until,

@@ -4,18 +4,19 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from xreal.data.phantom import phantom
-from xreal.errors import InputError
+from xreal.errors import InputError, OutputError
 from xreal.evaluation import utility, utility_tasks
 from xreal.evaluation.card import utility_axes
 from xreal.evaluation.cases import Cases
 from xreal.evaluation.options import Options
-from xreal.evaluation.rows import draw_labelled, with_twins
+from xreal.evaluation.rows import redraw, with_twins
 from xreal.evaluation.utility import classifier_utility, forecast_utility, segmenter_utility
 from xreal.pipeline import XRealPipeline
 from xreal.vocabulary import Finding
@@ -132,25 +133,34 @@ def test_the_forecast_says_what_the_time_is_enough_for(monkeypatch: pytest.Monke
         forecast_utility(120, test_count=48, image_size=SIZE)
 
 
-def test_a_classifiers_images_are_drawn_by_prompt_alone(
+def test_x_rays_are_drawn_again_with_their_own_organs_and_findings(
     tiny_pipeline: XRealPipeline, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
+    findings = ((FINDING, Finding.EDEMA), (Finding.NO_FINDING,), (), (Finding.EDEMA,))
     real = Cases(
-        images=np.zeros((2, 64, 64), np.float32),
-        image_ids=("a", "b"),
-        findings=((Finding.EDEMA,), (Finding.NO_FINDING,)),
-        organ_masks=np.stack([phantom(seed, 64).organ_mask for seed in range(2)]),
-        lesion_masks=np.zeros((2, 64, 64), np.float32),
-        healthy=np.full((2, 64, 64), np.nan, np.float32),
+        images=np.zeros((4, 64, 64), np.float32),
+        image_ids=("a", "b", "c", "d"),
+        findings=findings,
+        organ_masks=np.stack([phantom(seed, 64).organ_mask for seed in range(4)]),
+        lesion_masks=np.ones((4, 64, 64), np.float32),
+        healthy=np.full((4, 64, 64), np.nan, np.float32),
     )
     options = Options(real=(), out=tmp_path, model=str(tiny_model_folder), n=2, seed=5)
-    drawn = draw_labelled(options, tiny_pipeline, real, FINDING, lambda part, _: part)
-    assert drawn.findings == ((FINDING,),) * 2 + ((Finding.NO_FINDING,),) * 2
+    drawn = redraw(options, tiny_pipeline, real, FINDING, lambda part, _: part)
+    chosen = [0, 0, 1, 3]  # the only one with the finding twice; that of unknown findings never
+    assert drawn.findings == tuple(findings[i] for i in chosen)
     assert not drawn.lesion_masks.any()
     assert np.isnan(drawn.healthy).all()
-    for row, prompt, seeds in ((slice(0, 2), "Pneumonia", [5, 6]), (slice(2, 4), "No Finding", [7, 8])):
-        expected = tiny_pipeline(real.organ_masks, seeds=seeds, prompt=prompt).images
+    np.testing.assert_array_equal(drawn.organ_masks, real.organ_masks[chosen])
+    for row, prompt in enumerate(["Edema, Pneumonia", "Edema, Pneumonia", "No Finding", "Edema"]):
+        settings: Any = {"prompt": prompt, "prompt_guidance": 2.0}
+        expected = tiny_pipeline(real.organ_masks[chosen[row]], seeds=[5 + row], **settings).images[0]
         np.testing.assert_allclose(drawn.images[row], expected, atol=1 / 255)
+    with pytest.raises(InputError, match="no X-ray with Fracture"):
+        redraw(options, tiny_pipeline, real, Finding.FRACTURE, lambda part, _: part)
+    other = real.take([0, 3, 1])
+    with pytest.raises(OutputError, match="drawn with another prompt"):
+        redraw(options, tiny_pipeline, other, FINDING, lambda part, _: part)
 
 
 def test_twins_count_as_healthy(chests: Cases) -> None:

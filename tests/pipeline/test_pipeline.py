@@ -15,6 +15,7 @@ from xreal.control.blending import StepNoise
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions
 from xreal.control.solvers import SOLVERS, build_solver
+from xreal.errors import InputError
 from xreal.masks.areas import fade, feather
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, decode_pixels, encode_image
@@ -133,6 +134,19 @@ def test_each_image_is_prompted_with_its_own_findings(
         np.testing.assert_allclose(both.images[i], alone.images[0], atol=1e-5)
     swapped = tiny_pipeline(organ_mask, lesions[0], [1], prompt="No Finding, AP view", **settings)
     assert np.abs(swapped.images - both.images[:1]).max() > 1e-4
+
+
+def test_each_image_may_have_a_prompt_of_its_own(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: MakeLesion
+) -> None:
+    prompts, lesions = ["Edema, AP view", "", "{findings}"], [[], [], [lesion_in()]]
+    drawn = tiny_pipeline(organ_mask, lesions, [1, 2, 3], prompt=prompts, steps=2)
+    assert drawn.settings["prompt"] == prompts
+    for i, prompt in enumerate(("Edema, AP view", "", "Pneumonia")):
+        alone = tiny_pipeline(organ_mask, lesions[i], [1 + i], prompt=prompt, steps=2)
+        np.testing.assert_allclose(drawn.images[i], alone.images[0], atol=1e-5)
+    with pytest.raises(InputError, match="3 prompts for 2 images"):
+        tiny_pipeline(organ_mask, [], [1, 2], prompt=prompts, steps=2)
 
 
 @every_mode

@@ -11,7 +11,7 @@ import numpy as np
 
 from xreal.data.contract import Sample
 from xreal.data.prepared import PreparedDataset
-from xreal.errors import DataError
+from xreal.errors import DataError, InputError
 from xreal.evaluation.card import (
     FEWEST_FOR_FIDELITY,
     Axis,
@@ -42,11 +42,11 @@ from xreal.evaluation.rows import (
     Row,
     Track,
     ask,
-    draw_labelled,
     draw_row,
     like_real,
     model_rows,
     reconstruct,
+    redraw,
     shuffle_masks,
     with_lungs,
     with_twins,
@@ -133,10 +133,7 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     if "network" in options.only and pipeline is not None:
         _network(options, pipeline, reference, rows, card, track)
     if "utility" in options.only:
-        masked = labelled = with_twins(rows[main].cases)
-        if pipeline is not None:
-            labelled = draw_labelled(options, pipeline, joined(others, reference), Finding.PNEUMONIA, track)
-        axes, notes = _utility(options, real, masked, labelled, rows[main].mask_owners)
+        axes, notes = _utility(options, pipeline, real, rows[main], track)
         card.rows[main] |= axes
         card.notes += notes
     if main in rows:
@@ -326,13 +323,21 @@ def _network(
 
 
 def _utility(
-    options: Options, real: Cases, masked: Cases, labelled: Cases, mask_owners: np.ndarray | None
+    options: Options, pipeline: XRealPipeline | None, real: Cases, row: Row, track: Track
 ) -> tuple[dict[str, Axis], list[str]]:
     """Test on real images whose masks were not asked for, as what was drawn from these masks has seen them."""
-    lent = set() if mask_owners is None else _hashes(mask_owners)
+    lent = set() if row.mask_owners is None else _hashes(row.mask_owners)
     test = real.take([i for i in range(len(real)) if not _hashes(real.images[i : i + 1]) & lent])
     known = Cases.from_samples(_random_part(PreparedDataset(options.train or options.real, "train"), _MOST_TRAINING))
-    return utility_axes(known, masked, labelled, test, 60 * options.minutes)
+    masked = labelled = with_twins(row.cases)
+    notes = []
+    if pipeline is not None:
+        try:
+            labelled = redraw(options, pipeline, known, Finding.PNEUMONIA, track)
+        except InputError as error:  # these data do not have it; a segmenter can still be taught
+            notes.append(f"utility: {error}")
+    axes, others = utility_axes(known, masked, labelled, test, 60 * options.minutes)
+    return axes, notes + others
 
 
 def _hashes(images: np.ndarray) -> set[bytes]:

@@ -22,7 +22,7 @@ from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.folder import resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
-from xreal.vocabulary import Finding, Organ
+from xreal.vocabulary import Finding, Organ, prompt_from_findings
 
 __all__ = [
     "REAL",
@@ -33,11 +33,11 @@ __all__ = [
     "Row",
     "Track",
     "ask",
-    "draw_labelled",
     "draw_row",
     "like_real",
     "model_rows",
     "reconstruct",
+    "redraw",
     "shuffle_masks",
     "with_lungs",
     "with_twins",
@@ -54,6 +54,8 @@ REQUESTED = (
     Finding.EDEMA,
     Finding.PLEURAL_EFFUSION,
 )
+
+_REDRAWN_GUIDANCE = 2.0  # of prompts; a classifier learns less at 1 and at 3 (docs/log.md)
 
 # As they are asked for.
 _NAMES = dict(zip((REGIONAL, PROMPTED, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))
@@ -125,6 +127,7 @@ def draw_row(
     track: Track,
     use_masks: bool = True,
     batch_size: int = 8,
+    prompts: Sequence[str] | None = None,
     **settings: Any,
 ) -> Cases:
     """Draw every request and its healthy twin, or read those that an earlier run has drawn.
@@ -138,6 +141,7 @@ def draw_row(
         track: shows progress over the batches.
         use_masks: give the organ masks to the model; without, it chooses the anatomy.
         batch_size: images drawn side by side.
+        prompts: one per request; None: that of the settings, if any.
         settings: further arguments of the pipeline.
 
     Raises:
@@ -146,30 +150,30 @@ def draw_row(
     folder.mkdir(parents=True, exist_ok=True)
     record = {**about, "settings": {key: str(value) for key, value in settings.items()}, "use_masks": use_masks}
     record["computed"] = asdict(pipeline.backend(settings.get("quality", "default")))
-    missing = [
-        i for i in range(len(requests)) if not _drawn(folder / f"{requests.image_ids[i]}.json", record, seed + i)
-    ]
+    own = [{"seed": seed + i} | ({} if prompts is None else {"prompt": prompts[i]}) for i in range(len(requests))]
+    missing = [i for i, about in enumerate(own) if not _drawn(folder / f"{requests.image_ids[i]}.json", record | about)]
     for start in track(range(0, len(missing), batch_size), folder.name):
         indices = missing[start : start + batch_size]
         part = requests.take(indices)
         asked = zip(part.findings, part.lesion_masks, strict=True)
-        lesions = [[Lesion(own[0], mask)] if mask.any() else [] for own, mask in asked]
+        lesions = [[Lesion(findings[0], mask)] if mask.any() else [] for findings, mask in asked]
         masks = part.organ_masks if use_masks else None
-        output = pipeline(masks, lesions, [seed + i for i in indices], **settings)
+        told = {} if prompts is None else {"prompt": [prompts[i] for i in indices]}
+        output = pipeline(masks, lesions, [seed + i for i in indices], **settings, **told)
         healthy = np.full_like(output.images, np.nan) if output.healthy is None else output.healthy
         finished = replace(part, images=output.images, healthy=healthy)
         for row, i in enumerate(indices):
-            write_case(folder, finished, row, {**record, "seed": seed + i})
+            write_case(folder, finished, row, record | own[i])
     names = set(requests.image_ids)
     drawn = read_cases(folder, requests.images.shape[-1])
     return drawn.take([i for i, name in enumerate(drawn.image_ids) if name in names])
 
 
-def _drawn(path: Path, record: dict[str, Any], seed: int) -> bool:
+def _drawn(path: Path, record: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     stored = json.loads(path.read_text())
-    if different := [key for key, value in {**record, "seed": seed}.items() if stored.get(key) != value]:
+    if different := [key for key, value in record.items() if stored.get(key) != value]:
         raise OutputError(
             f"{path} was drawn with another {', '.join(different)}; give another --out, or delete {path.parent}"
         )
@@ -193,27 +197,46 @@ def with_twins(drawn: Cases) -> Cases:
     return joined(drawn, replace(twins, images=twins.healthy, findings=((Finding.NO_FINDING,),) * len(twins)))
 
 
-def draw_labelled(options: Options, pipeline: XRealPipeline, real: Cases, finding: Finding, track: Track) -> Cases:
-    """Draw what a classifier of one finding is to learn from: each mask with the finding as prompt, and with none.
+def redraw(options: Options, pipeline: XRealPipeline, real: Cases, finding: Finding, track: Track) -> Cases:
+    """Draw real X-rays again, as other patients: what a classifier of one finding is to learn from.
+
+    Each keeps its own organ mask, and has its own findings as prompt: findings come together as they do in patients,
+    in hearts and lungs that go with them.
 
     Args:
-        options: n of each, seed and folder; images that lie there already are kept.
+        options: n with the finding and n without, seed and folder; images that lie there already are kept.
         pipeline: the model.
-        real: X-rays whose organ masks are asked for.
-        finding: beside "No Finding".
+        real: X-rays with organ masks and findings; where there are fewer than n of a kind, they come again.
+        finding: that half of them have.
         track: shows progress.
+
+    Raises:
+        InputError: none with the finding, or none without.
     """
-    requests, _ = ask(real, options.n, options.seed)
+    chosen: list[int] = []
+    for wanted in (True, False):
+        group = [i for i in with_lungs(real) if real.findings[i] and (finding in real.findings[i]) is wanted]
+        if not group:
+            raise InputError(f"no X-ray {'with' if wanted else 'without'} {finding.value} has a mask of both lungs")
+        chosen += [group[i % len(group)] for i in range(options.n)]
+    requests = replace(
+        real.take(chosen),
+        image_ids=tuple(f"{i:04d}" for i in range(len(chosen))),
+        lesion_masks=np.zeros((len(chosen), *real.lesion_masks.shape[1:]), real.lesion_masks.dtype),
+    )
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
-    drawn = []
-    for number, name in enumerate((finding, Finding.NO_FINDING)):
-        wanted = replace(requests, findings=((name,),) * options.n, lesion_masks=np.zeros_like(requests.lesion_masks))
-        folder = options.out / "images" / f"prompt-{name.value.lower().replace(' ', '-')}"
-        seed = options.seed + number * options.n  # no twins
-        drawn.append(
-            draw_row(pipeline, wanted, folder, about, seed, track, batch_size=options.batch_size, prompt=name.value)
-        )
-    return joined(*drawn)
+    prompts = [prompt_from_findings(findings) for findings in requests.findings]
+    return draw_row(
+        pipeline,
+        requests,
+        options.out / "images" / "redrawn",
+        about,
+        options.seed,
+        track,
+        batch_size=options.batch_size,
+        prompts=prompts,
+        prompt_guidance=_REDRAWN_GUIDANCE,
+    )
 
 
 @torch.inference_mode()

@@ -88,7 +88,7 @@ def network_tells(
 
 
 def _taught(pools: Sequence[Tensor], seed: int, steps: int) -> tuple[nn.Module, float]:
-    """Return a network that has learnt to tell the second of two pools from the first, and its last batches' accuracy."""
+    """Return a network that tells the second of two pools from the first, and its accuracy in the last batches."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_classifier()
