@@ -133,6 +133,8 @@ def _draw(job: Job, missing: list[int], workers: int) -> Iterator[int]:
     # Other machines have other working directories; the bundled models' folders differ too, but not their names.
     model = job.model if job.model in BUNDLED else str(Path(job.model).resolve())
     job = replace(job, model=model, out=job.out.resolve(), masks=tuple(path.resolve() for path in job.masks))
+    redraw = tuple(str(Path(folder).resolve()) for folder in job.plan.anatomies.redraw)
+    job = replace(job, plan=replace(job.plan, anatomies=replace(job.plan.anatomies, redraw=redraw)))
     remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=1, scheduling_strategy="SPREAD")(_Worker)
     pool = [remote.remote(job) for _ in range(workers)]
     # Busy workers, by what they will answer. Where the cluster has no room yet, a worker is ready later, or never.

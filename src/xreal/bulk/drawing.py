@@ -67,7 +67,8 @@ def _draw_once(
     organ_masks = np.stack([item.organ_mask for item in items])
     with warnings.catch_warnings():  # boxes of real lesions may reach beyond the lungs
         warnings.simplefilter("ignore", UserWarning)
-        output = pipeline(organ_masks, [item.lesions for item in items], seeds, **asdict(plan.draw))
+        settings = asdict(plan.draw) | {"prompt": [item.prompt(plan.draw.prompt) for item in items]}
+        output = pipeline(organ_masks, [item.lesions for item in items], seeds, **settings)
     without = output.images if output.healthy is None else output.healthy
     dice = [{}] * len(items) if pipeline.segmenter is None else conformance(pipeline, without, organ_masks)
     similarity: list[float | None] = [None] * len(items)

@@ -25,10 +25,12 @@ import torch
 import xreal
 from xreal.bulk.copies import CopyCheck, prepare_copy_check
 from xreal.bulk.drawing import Result, draw_items
+from xreal.bulk.owners import check_owners
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
 from xreal.bulk.tables import write_tables
 from xreal.bulk.writing import FOLDERS, write_result
+from xreal.data.prepared import fingerprint
 from xreal.errors import DataError, InputError, ModelError, OutputError
 from xreal.files import cache_folder, write_bytes, written_behind
 from xreal.images import check_output_folder, write_json
@@ -115,12 +117,17 @@ def synthesize(
     if plan.checks.min_dice > 0 and "segmenter" not in components:
         raise ModelError(f"{model} has no segmenter to check images with; set checks: min_dice to 0, or train one")
     masks, boxes = list_masks(plan.anatomies), read_boxes(plan.lesions.boxes)
-    check_places(plan, boxes)
+    if plan.anatomies.redraw:
+        check_owners(plan.anatomies.redraw, [group.findings for group in plan.images])
+    else:
+        check_places(plan, boxes)
     computed = choose_backend(backend, choose_device(backend), plan.draw.quality)
     job = Job(plan, model, out, weights_hash(folder), tuple(masks), backend=backend, computed=computed)
     digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in masks)).hexdigest()[:16]
     identity = {"plan": asdict(plan), "weights": job.weights, "xreal": xreal.__version__, "masks": digest}
     identity["computed"] = asdict(computed)
+    if plan.anatomies.redraw:
+        identity["redraw"] = fingerprint(plan.anatomies.redraw, "train")
     _begin(out, json.loads(json.dumps(identity)), boxes)
     missing = [part for part in range(job.parts) if not job.record(part).exists()]
     if missing:
@@ -201,7 +208,7 @@ def check_machine(job: Job) -> None:
         DataError: it does not.
     """
     known = json.loads(plan.read_text()) if (plan := job.out / "plan.json").exists() else {}
-    missing = [path for path in job.masks if not path.exists()]
+    missing = [path for path in (*job.masks, *map(Path, job.plan.anatomies.redraw)) if not path.exists()]
     if job.copies is not None:
         needed = (*map(Path, job.copies.folders), job.copies.thumbnails)
         missing += [path for path in needed if not path.exists()]

@@ -33,10 +33,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Anatomies:
-    """Where organ masks come from: a folder of masks, or the statistical shape model within ranges.
+    """Where organ masks come from: a folder of masks, real X-rays, or the statistical shape model within ranges.
 
     Attributes:
         masks: folder of organ masks, .png or .npy, each equally likely; None: the shape model.
+        redraw: prepared data sets whose `train` X-rays are drawn again, as other patients: an image takes the organ
+            mask of one that shows its findings, and all that this one shows as the prompt of the whole X-ray. No lesion
+            has a place then.
         ctr: cardiothoracic ratio; None, here and below: varies as in real chests.
         heart_scale: heart's size relative to the average chest.
         lung_scale: lungs' size relative to the average chest.
@@ -44,6 +47,7 @@ class Anatomies:
     """
 
     masks: str | None = None
+    redraw: tuple[str, ...] = ()
     ctr: Range | None = None
     heart_scale: Range | None = None
     lung_scale: Range | None = None
@@ -176,6 +180,12 @@ def parse_plan(given: Any) -> Plan:
     ranged = [name for name in _SHAPE_RANGES if getattr(plan.anatomies, name) is not None]
     if plan.anatomies.masks is not None and ranged:
         raise InputError(f"anatomies: {ranged[0]} shapes the shape model's chests, but masks gives them; leave one out")
+    if plan.anatomies.redraw and (ranged or plan.anatomies.masks is not None):
+        other = "masks" if plan.anatomies.masks is not None else ranged[0]
+        raise InputError(f"anatomies: redraw takes the organs of real X-rays; leave {other} out")
+    if plan.anatomies.redraw and (plan.lesions != Places() or plan.draw.prompt):
+        what = "draw: prompt" if plan.draw.prompt else "lesions"
+        raise InputError(f"anatomies: redraw says findings by prompt, not by place; leave {what} out")
     draw = asdict(plan.draw)
     settings = check_settings([0], **{key: value for key, value in draw.items() if key not in ("exact", "prompt")})
     return replace(plan, draw=Drawing(**draw | asdict(settings)))
@@ -256,6 +266,7 @@ def _share(what: str, value: Any) -> float:
 
 _READ: dict[str, Callable[[str, Any], Any]] = {
     "masks": _kind(str, "a folder"),
+    "redraw": _texts,
     "ctr": _range(0.1, 0.9),
     "heart_scale": _range(0.2, 5),
     "lung_scale": _range(0.2, 5),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xreal.bulk.owners import draw_owner
 from xreal.bulk.plan import Anatomies, Places, Plan
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError, InputError, MaskError
@@ -16,7 +17,7 @@ from xreal.masks.areas import extent
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import OrganMask, read_organ_mask, resize_organ_mask
 from xreal.masks.shapes import sample_organ_mask
-from xreal.vocabulary import Finding, Organ
+from xreal.vocabulary import Finding, Organ, prompt_from_findings
 
 __all__ = ["BoxSets", "Item", "check_places", "image_seed", "list_masks", "read_boxes", "sample_item"]
 
@@ -38,14 +39,26 @@ class Item:
     Attributes:
         index: its number in the data set.
         organ_mask: (S, S) uint8 ``Organ``.
-        anatomy: where the mask is from: {"masks": file name} or {"shape_seed": ..., settings of the shape model}.
+        anatomy: where the mask is from: {"masks": file name}, {"redraw": image id} or {"shape_seed": ..., settings of
+            the shape model}.
         lesions: masks (S, S) of 0 and 1.
+        shown: findings of the whole X-ray, which have no place; None where lesions say what is shown.
     """
 
     index: int
     organ_mask: OrganMask
     anatomy: dict[str, Any]
     lesions: tuple[Lesion, ...]
+    shown: tuple[Finding, ...] | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All that the image shows, with a place or without."""
+        return tuple(lesion.finding for lesion in self.lesions) if self.shown is None else self.shown
+
+    def prompt(self, default: str) -> str:
+        """Return the prompt of the whole X-ray: what it shows, where that has no place."""
+        return default if self.shown is None else prompt_from_findings(self.shown or [Finding.NO_FINDING])
 
 
 def image_seed(plan: Plan, index: int, attempt: int) -> int:
@@ -69,6 +82,10 @@ def sample_item(plan: Plan, index: int, size: int, masks: Sequence[Path], boxes:
         MaskError: a mask is not usable, or lacks an organ that a lesion needs.
     """
     generator = np.random.default_rng((plan.seed, index))
+    if plan.anatomies.redraw:
+        owner = draw_owner(generator, plan.anatomies.redraw, plan.findings_of(index))
+        organ_mask = resize_organ_mask(owner.organ_mask, size)
+        return Item(index, organ_mask, {"redraw": owner.image_id}, (), owner.findings)
     if masks:
         path = masks[int(generator.integers(len(masks)))]
         organ_mask, anatomy = resize_organ_mask(read_organ_mask(path), size), {"masks": path.name}

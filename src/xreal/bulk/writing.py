@@ -38,7 +38,7 @@ def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: 
     """Write one image's files, none if it failed, and return its record."""
     item = result.item
     name = f"{item.index:06d}"
-    findings = [lesion.finding.value for lesion in item.lesions]
+    findings = [finding.value for finding in item.findings]
     if result.reasons:
         return {"id": item.index, "findings": findings, "dropped": list(result.reasons), "tries": result.attempt + 1}
     text = {"xreal:seed": str(result.seed), "xreal:weights": weights}
@@ -79,7 +79,7 @@ def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: 
         "tries": result.attempt + 1,
         "dice": result.dice,
         "nearest_training_similarity": result.similarity,
-        "draw": {**asdict(plan.draw), "backend": computed.backend},
+        "draw": {**asdict(plan.draw), "prompt": item.prompt(plan.draw.prompt), "backend": computed.backend},
         "precision": computed.precision,
         "weights": weights,
         "xreal": xreal.__version__,

@@ -27,6 +27,12 @@ def synthesize(
     masks: Annotated[
         str | None, typer.Option(help="Folder of organ masks; default: anatomies from the statistical shape model.")
     ] = None,
+    redraw: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prepared data set whose `train` X-rays are drawn again: their organs, all they show as prompt."
+        ),
+    ] = None,
     ctr: Annotated[str | None, typer.Option(help='Cardiothoracic ratios of the shape model, "0.45,0.6".')] = None,
     lung_scale: Annotated[str | None, typer.Option(help='Lung sizes relative to the average, "0.9,1.1".')] = None,
     boxes: Annotated[
@@ -68,7 +74,12 @@ def synthesize(
 
     given: dict[str, Any] = {
         "seed": seed,
-        "anatomies": {"masks": masks, "ctr": _range("--ctr", ctr), "lung_scale": _range("--lung-scale", lung_scale)},
+        "anatomies": {
+            "masks": masks,
+            "redraw": redraw,
+            "ctr": _range("--ctr", ctr),
+            "lung_scale": _range("--lung-scale", lung_scale),
+        },
         "lesions": {"boxes": boxes},
         "checks": {"min_dice": min_dice, "retries": retries, "train": train},
         "draw": {"quality": quality, "steps": steps, "guidance": guidance},

@@ -55,8 +55,6 @@ REQUESTED = (
     Finding.PLEURAL_EFFUSION,
 )
 
-_REDRAWN_GUIDANCE = 2.0  # of prompts; a classifier learns less at 1 and at 3 (docs/log.md)
-
 # As they are asked for.
 _NAMES = dict(zip((REGIONAL, PROMPTED, PRIOR, TWO_PASS, TEXT_ONLY), ROWS, strict=True))
 
@@ -235,7 +233,6 @@ def redraw(options: Options, pipeline: XRealPipeline, real: Cases, finding: Find
         track,
         batch_size=options.batch_size,
         prompts=prompts,
-        prompt_guidance=_REDRAWN_GUIDANCE,
     )
 
 
