@@ -30,6 +30,8 @@ pipeline = XRealPipeline.from_pretrained(sys.argv[1])
 mask = np.load(sys.argv[2])
 images = pipeline(mask, seeds=[5], steps=2, prompt="Edema, AP view").images
 conformance(pipeline, images, mask[None])
+pipeline.to("meta")  # as onto a GPU
+assert {part.device.type for part in pipeline.text_encoder.parameters()} == {"meta"}
 heavy = [name for name in ("transformers", "monai", "scipy.stats", "torch._dynamo") if name in sys.modules]
 assert not heavy, heavy
 import scipy.stats, transformers, torch._dynamo

@@ -87,6 +87,11 @@ class LightTextEncoder(nn.Module):
             stored |= load_file(path)
         self.load_state_dict({key: value.float() for key, value in stored.items() if not key.startswith("to_logits.")})
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights: diffusers asks for it when it moves a pipeline."""
+        return next(self.parameters()).dtype
+
     def forward(self, input_ids: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         """Return the embeddings (B, L, d) of token numbers (B, L), in a tuple."""
         return (self.model(input_ids),)
