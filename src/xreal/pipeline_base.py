@@ -104,9 +104,9 @@ class SteeredPipeline(DiffusionPipeline):
 
         Raises:
             ModelError: no such folder, a component is missing, truncated, of another shape or of a kind that needs
-                more than a prompt; or the backend cannot be used.
+                more than a prompt; or the backend or the device cannot be used. InputError: unknown names of these.
         """
-        place = choose_device(backend) if device == "auto" else torch.device(device)
+        place = choose_device(backend, device)
         choose_backend(backend, place)  # before anything is opened
         components = load_components(resolve_folder(name_or_path), cls._optional_components)
         pipeline = cls(**components | adopt(components))

@@ -65,6 +65,15 @@ def test_a_gpu_is_taken_where_there_is_one_that_the_backend_can_use(monkeypatch:
     assert choose_device("auto") == CPU
 
 
+def test_devices_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("torch", "cpu") == CPU
+    with pytest.raises(ModelError, match="device cuda:1: PyTorch sees no GPU"):
+        XRealPipeline.from_pretrained(tiny_model_folder, device="cuda:1")
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        XRealPipeline.from_pretrained(tiny_model_folder, device="gpu")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("backend", ["torch", "torch-bf16"])
 def test_a_gpu_draws_what_the_processor_draws(

@@ -89,15 +89,26 @@ def choose_backend(name: str, device: torch.device, quality: str = "default") ->
     return Backend(name, "bfloat16" if has_bfloat16 else "float32")
 
 
-def choose_device(name: str) -> torch.device:
-    """Return where the networks of that backend are best placed: a GPU where there is one that the backend can use.
+def choose_device(backend: str, device: str = "auto") -> torch.device:
+    """Return where the networks of a backend are placed.
+
+    Args:
+        backend: one of ``BACKENDS``.
+        device: as PyTorch names it; "auto": a GPU where there is one that the backend can use.
 
     Raises:
-        InputError: an unknown name. ModelError: what it needs is not installed.
+        InputError: PyTorch knows no such device. ModelError: there is no GPU.
     """
-    processor = torch.device("cpu")
-    named = os.environ.get("XREAL_BACKEND") if name == "auto" else name
-    return processor if named == "openvino" else default_device()
+    if device == "auto":
+        named = os.environ.get("XREAL_BACKEND") if backend == "auto" else backend
+        return torch.device("cpu") if named == "openvino" else default_device()
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}; expected auto, cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device}: PyTorch sees no GPU; take auto or cpu")
+    return place
 
 
 class Networks:
