@@ -73,6 +73,8 @@ def test_organs_and_findings_are_an_x_rays_own(
         wanted = tiny_pipeline(organs, seeds=[row["seed"]], prompt=prompt, steps=2).images[0]
         np.testing.assert_allclose(read_image(out / row["image"]), wanted, atol=2 / 255)
     assert rows[0]["seed"] != rows[1]["seed"]
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"images", "organs", "parts"}
+    assert not {"coco.json", "yolo.yaml"} & {path.name for path in out.iterdir()}  # no boxes, not "boxes: none"
 
     monkeypatch.chdir(out)
     command = shlex.split(rows[0]["command"])

@@ -29,7 +29,7 @@ from xreal.bulk.owners import check_owners
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import check_places, list_masks, read_boxes, sample_item
 from xreal.bulk.tables import write_tables
-from xreal.bulk.writing import FOLDERS, write_result
+from xreal.bulk.writing import folders, write_result
 from xreal.data.prepared import fingerprint
 from xreal.errors import DataError, InputError, ModelError, OutputError
 from xreal.files import cache_folder, write_bytes, written_behind
@@ -128,7 +128,7 @@ def synthesize(
     identity["computed"] = asdict(computed)
     if plan.anatomies.redraw:
         identity["redraw"] = fingerprint(plan.anatomies.redraw, "train")
-    _begin(out, json.loads(json.dumps(identity)), boxes)
+    _begin(out, plan, json.loads(json.dumps(identity)), boxes)
     missing = [part for part in range(job.parts) if not job.record(part).exists()]
     if missing:
         if plan.checks.train:
@@ -139,13 +139,13 @@ def synthesize(
     return write_tables(out, (job.record(part) for part in range(job.parts)), plan)
 
 
-def _begin(out: Path, identity: dict[str, Any], boxes: dict[str, Any]) -> None:
+def _begin(out: Path, plan: Plan, identity: dict[str, Any], boxes: dict[str, Any]) -> None:
     """Mark a new folder with what it will hold, or see that an old one is marked with the same."""
     plan_file, boxes_file = out / "plan.json", out / "boxes.json"
     if not plan_file.exists():
         check_output_folder(out)
         try:
-            for name in FOLDERS:
+            for name in folders(plan):
                 (out / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{out} cannot be made a folder ({error}); choose another") from error

@@ -127,6 +127,11 @@ class Plan:
         """Number of images."""
         return sum(group.n for group in self.images)
 
+    @property
+    def has_places(self) -> bool:
+        """Whether its findings have a place; those of X-rays drawn again belong to the whole X-ray."""
+        return not self.anatomies.redraw
+
     def findings_of(self, index: int) -> tuple[Finding, ...]:
         """Return the findings of one image, 0 ≤ index < n."""
         for group in self.images:

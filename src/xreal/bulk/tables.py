@@ -62,7 +62,7 @@ _SHOWN = 12
 
 
 def write_tables(out: Path, parts: Iterable[Path], plan: Plan) -> dict[str, Any]:
-    """Write manifest.parquet, coco.json, yolo.yaml, summary.json and sheet.png from the parts' records.
+    """Write manifest.parquet, summary.json and sheet.png, and coco.json and yolo.yaml where findings have places.
 
     Returns:
         The summary: images planned, drawn and dropped with the reasons, images per combination of findings, mean and
@@ -70,9 +70,10 @@ def write_tables(out: Path, parts: Iterable[Path], plan: Plan) -> dict[str, Any]
     """
     records = _Records(parts)
     _write_manifest(out / "manifest.parquet", records)
-    write_bytes(out / "coco.json", json.dumps(_coco(records)).encode())
-    classes = "".join(f"  {number}: {json.dumps(finding.value)}\n" for number, finding in enumerate(CLASSES))
-    write_bytes(out / "yolo.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{classes}".encode())
+    if plan.has_places:
+        write_bytes(out / "coco.json", json.dumps(_coco(records)).encode())
+        classes = "".join(f"  {number}: {json.dumps(finding.value)}\n" for number, finding in enumerate(CLASSES))
+        write_bytes(out / "yolo.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{classes}".encode())
     summary = _summary(records, plan)
     write_json(out / "summary.json", summary)
     _write_sheet(out, records)

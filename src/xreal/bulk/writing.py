@@ -7,6 +7,8 @@
 | ``organs/000000.png`` | organ mask |
 | ``lesions/000000-edema.png`` | one lesion mask per finding, 255 inside |
 | ``labels/000000.txt`` | YOLO: class, centre x, centre y, width, height as shares of the side; empty if healthy |
+
+Where findings have no place there are no labels: a detector would take what is empty for healthy.
 """
 
 from __future__ import annotations
@@ -27,11 +29,17 @@ from xreal.masks.organs import cardiothoracic_ratio, write_organ_mask
 from xreal.models.backends import Backend
 from xreal.vocabulary import Finding
 
-__all__ = ["CLASSES", "FOLDERS", "write_result"]
+__all__ = ["CLASSES", "folders", "write_result"]
 
-FOLDERS = ("images", "healthy", "organs", "lesions", "labels", "parts")
+_FOLDERS = ("images", "organs", "parts")
+_PLACED = ("healthy", "lesions", "labels")
 CLASSES = tuple(finding for finding in Finding if finding is not Finding.NO_FINDING)
 """Findings in the order of their YOLO class; COCO's category is one more."""
+
+
+def folders(plan: Plan) -> tuple[str, ...]:
+    """Name the folders that a data set's files lie in."""
+    return _FOLDERS + _PLACED if plan.has_places else _FOLDERS
 
 
 def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: Backend) -> dict[str, Any]:
@@ -64,7 +72,8 @@ def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: 
                 "regions": regions,
             }
         )
-    write_bytes(out / "labels" / f"{name}.txt", "".join(labels).encode())
+    if plan.has_places:
+        write_bytes(out / "labels" / f"{name}.txt", "".join(labels).encode())
     return {
         "id": item.index,
         "image": f"images/{name}.png",
