@@ -64,7 +64,7 @@ def generate(
     ] = None,
     anatomy_adapter: Annotated[
         float | None,
-        typer.Option(help="How strongly the mask acts on the U-Net, 1 as trained; default 1.2, for two-pass 0."),
+        typer.Option(help="How strongly the mask acts on the U-Net, 1 as trained; default 1.1, for two-pass 0."),
     ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.1,
     lesion_until: Annotated[float, typer.Option(help="Share of the steps after which they are guided no more.")] = 1.0,
