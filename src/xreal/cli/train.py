@@ -16,8 +16,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, signal-leak, decoder, "
-            "detail, texture or film; baselines: concat or controlnet; judges: encoder or judge-segmenter."
+            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, signal-leak, adversarial, "
+            "decoder, detail, texture or film; baselines: concat or controlnet; judges: encoder or judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],

@@ -111,7 +111,8 @@ def forecast(
         raise InputError(f"{processes} processes cannot train; give at least 1")
     config = preset.stages[name]
     images = _count_images(
-        data, name in ("segmenter", "judge-segmenter", "anatomy", "adapter", "joint", "concat", "controlnet")
+        data,
+        name in ("segmenter", "judge-segmenter", "anatomy", "adapter", "joint", "adversarial", "concat", "controlnet"),
     )
     parts = count_parts(config.batch_size, micro_batch_size, processes)
     with FakeTensorMode(), warnings.catch_warnings():
@@ -175,6 +176,7 @@ def _count_images(data: Sequence[Path], masked: bool) -> int:
 _STEERED: dict[str, tuple[Any, Any]] = {
     "adapter": (AdaptedUNet, build_adapter),
     "joint": (AdaptedUNet, build_adapter),
+    "adversarial": (AdaptedUNet, build_adapter),
     "controlnet": (ControlledUNet, build_controlnet),
 }
 
@@ -184,10 +186,11 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
     text_encoder = build_text_encoder(preset.text_encoder)
     network: Any = unet
     if organs in _STEERED:
-        for part in (unet, text_encoder):
-            part.requires_grad_(organs == "joint")
+        unet.requires_grad_(organs in ("joint", "adversarial"))
+        text_encoder.requires_grad_(organs == "joint")
         steered, build = _STEERED[organs]
-        network = steered(unet, build(unet, preset.autoencoder.downsampling))
+        steering = build(unet, preset.autoencoder.downsampling).requires_grad_(organs != "adversarial")
+        network = steered(unet, steering)
     backbone = Backbone(network, text_encoder)
     side, size = preset.image_size // preset.autoencoder.downsampling, preset.image_size
 
@@ -199,6 +202,12 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
         return prediction
 
     return [backbone], step
+
+
+def _adversarial(preset: Preset) -> tuple[list[nn.Module], Step]:
+    """Four passes: two of the walk, the judge's look, and one for early timesteps and all that needs no gradient."""
+    networks, predict = _diffusion(preset, "adversarial")
+    return networks, lambda count: torch.cat([predict(count) for _ in range(4)])
 
 
 def _autoencoding(preset: Preset, whole: bool, frozen_encoder: bool = False, crop: int = 0) -> Any:
@@ -268,6 +277,7 @@ _STEPS: dict[str, Callable[[Preset], tuple[list[nn.Module], Step]]] = {
     "texture": _texture,
     "adapter": lambda p: _diffusion(p, "adapter"),
     "joint": lambda p: _diffusion(p, "joint"),
+    "adversarial": _adversarial,
     "concat": lambda p: _diffusion(p, "concat"),
     "controlnet": lambda p: _diffusion(p, "controlnet"),
     "judge-segmenter": lambda p: _on_images(

@@ -140,8 +140,9 @@ class _Run:
             optimizer = self.optimizers[key]
             parameters = list(self.stage.networks[key].parameters())
             average_gradients(parameters)
+            rate = config.learning_rate * self.stage.paces.get(key, 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * learning_rate_factor(self.step, config.steps, config.warmup_steps)
+                group["lr"] = rate * learning_rate_factor(self.step, config.steps, config.warmup_steps)
             self.accelerator.clip_grad_norm_(parameters, config.gradient_clip)
             optimizer.step()
             for other in self.optimizers.values():

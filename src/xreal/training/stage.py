@@ -53,6 +53,7 @@ class Stage(abc.ABC):
     Attributes:
         name: as in ``xreal train NAME``.
         betas: of AdamW: how long it remembers gradients and their squares.
+        paces: of networks that do not learn at the stage's rate, how many times as fast they do.
         networks: what is trained; each has its own optimizer. The first is averaged (EMA) and exported.
         sampling_weights: how often each training sample is drawn, (N,).
         autocast: context of the run's precision, for what is called by another way than the networks' ``forward``,
@@ -61,6 +62,7 @@ class Stage(abc.ABC):
 
     name: ClassVar[str]
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    paces: ClassVar[dict[str, float]] = {}
 
     def __init__(self, preset: Preset) -> None:
         self.preset = preset

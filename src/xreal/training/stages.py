@@ -23,6 +23,7 @@ STAGES = (
     "anatomy",
     "adapter",
     "joint",
+    "adversarial",
     "decoder",
     "detail",
     "texture",
@@ -88,6 +89,15 @@ def build_stage(
             _refuse_backbone(out, name)
         kind = AdapterStage if name == "adapter" else JointStage
         return kind(preset, data, start or out, cache)
+    if name == "adversarial":
+        from xreal.training.adversarial import AdversarialStage
+
+        if start is None or start == out:
+            raise InputError("adversarial training changes a trained model; give --start FOLDER and another --out")
+        if not (start / "anatomy_adapter").is_dir():
+            raise TrainingError(f"{start} holds no anatomy_adapter/; run `xreal train adapter` or `joint` first")
+        _refuse_backbone(out, name)
+        return AdversarialStage(preset, data, start, cache)
     if name == "controlnet":
         from xreal.training.steering import ControlNetStage
 
