@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,27 +14,32 @@ from safetensors.torch import load_file
 
 from xreal.config import PRESETS
 from xreal.errors import InputError
+from xreal.models.folder import load_component
+from xreal.models.organs import build_adapter
 from xreal.training.loop import train
 from xreal.training.parallel import count_parts
 from xreal.training.stages import STAGES, build_stage
 
-STEERING = ("adapter", "joint", "controlnet")  # stages that start from a model
+STEERING = ("adapter", "joint", "adversarial", "controlnet")  # stages that start from a model
+TRAJECTORIES = 64
 
 # Trains each stage named, two steps of four samples in parts of two, as `xreal train` does; prints nothing.
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
+import xreal.training.adversarial
 from xreal.config import PRESETS
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
+xreal.training.adversarial._TRAJECTORIES = 64
 torch.set_num_threads(1)
 torch.distributed.destroy_process_group = lambda *_: None  # one stage after another in the same processes
 data, model, out, steps, resume, *names = sys.argv[1:]
 for name in names:
     folder = Path(out) / name
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-    start = Path(model) if name in ("adapter", "joint", "controlnet") else None
+    start = Path(model) if name in ("adapter", "joint", "adversarial", "controlnet") else None
     stage = build_stage(name, preset, [Path(data)], folder, Path(model), start)
     def stop(step, total, parts):
         if step > int(steps):
@@ -70,23 +76,40 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_trajectories() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xreal.training.adversarial._TRAJECTORIES", TRAJECTORIES)
+        yield
+
+
 @pytest.fixture(scope="module")
-def alone(phantom_data: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with an adapter beside it, untrained."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path_factory.mktemp("adapted") / "model")
+    unet = load_component(folder, "unet", "UNet2DConditionModel")
+    torch.manual_seed(0)
+    build_adapter(unet, 8).save_pretrained(folder / "anatomy_adapter")
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(phantom_data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage, trained by one process in two parts."""
     out = tmp_path_factory.mktemp("alone")
     for name in STAGES:
         preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-        start = tiny_model_folder if name in STEERING else None
-        stage = build_stage(name, preset, [phantom_data], out / name, tiny_model_folder, start)
+        start = model if name in STEERING else None
+        stage = build_stage(name, preset, [phantom_data], out / name, model, start)
         train(stage, out / name, mixed_precision="no", micro_batch_size=2)
     return out
 
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(
-    script: Path, alone: Path, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+    script: Path, alone: Path, phantom_data: Path, model: Path, tmp_path: Path
 ) -> None:
-    launch(2, script, phantom_data, tiny_model_folder, tmp_path, 4, "new", *STAGES)
+    launch(2, script, phantom_data, model, tmp_path, 4, "new", *STAGES)
     for name in STAGES:
         assert log(tmp_path, name) == pytest.approx(log(alone, name), rel=1e-4, abs=1e-5, nan_ok=True), name
         ours, theirs = weights(tmp_path / name), weights(alone / name)
@@ -97,12 +120,12 @@ def test_two_processes_do_what_one_does(
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(
-    script: Path, alone: Path, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+    script: Path, alone: Path, phantom_data: Path, model: Path, tmp_path: Path
 ) -> None:
     names = ("autoencoder", "controlnet")
-    launch(2, script, phantom_data, tiny_model_folder, tmp_path, 2, "new", *names)
+    launch(2, script, phantom_data, model, tmp_path, 2, "new", *names)
     assert not any((tmp_path / name / "training" / name / "log.jsonl").exists() for name in names)
-    launch(1, script, phantom_data, tiny_model_folder, tmp_path, 4, "resume", *names)
+    launch(1, script, phantom_data, model, tmp_path, 4, "resume", *names)
     for name in names:
         assert log(tmp_path, name) == pytest.approx(log(alone, name), rel=1e-4, abs=1e-5), name
 
@@ -124,11 +147,11 @@ def test_the_command_line_runs_under_torchrun(phantom_data: Path, tiny_model_fol
 
 @pytest.mark.parametrize("name", STAGES)
 def test_recomputed_activations_change_nothing(
-    name: str, alone: Path, phantom_data: Path, tiny_model_folder: Path, tmp_path: Path
+    name: str, alone: Path, phantom_data: Path, model: Path, tmp_path: Path
 ) -> None:
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-    start = tiny_model_folder if name in STEERING else None
-    stage = build_stage(name, preset, [phantom_data], tmp_path, tiny_model_folder, start)
+    start = model if name in STEERING else None
+    stage = build_stage(name, preset, [phantom_data], tmp_path, model, start)
     if name in (
         "segmenter",
         "judge-segmenter",
