@@ -176,7 +176,13 @@ def lesions_per_image(
                         f"lesion mask is {lesion.mask.shape}, organ mask {mask.shape}; expected the same size"
                     )
                 warn_if_outside_lungs(lesion, mask)
-    return [[replace(lesion, mask=resize_lesion_mask(lesion.mask, image_size)) for lesion in own] for own in per_image]
+    return [[_fitted(lesion, image_size) for lesion in own] for own in per_image]
+
+
+def _fitted(lesion: Lesion, size: int) -> Lesion:
+    if lesion.mask.shape == (size, size):  # and was checked when the lesion was made
+        return lesion
+    return replace(lesion, mask=resize_lesion_mask(lesion.mask, size))
 
 
 def prompts_per_image(prompt: str | Sequence[str], lesions: Sequence[Sequence[Lesion]]) -> list[str]:

@@ -20,7 +20,7 @@ SCALES, OWNERS = torch.tensor([7.0, 3.0, 1.5]), torch.tensor([0, 0, 1])
 
 
 def test_one_finding_everywhere_is_classifier_free_guidance() -> None:
-    guided = regional_guidance(UNPROMPTED, PROMPTED[:2], torch.ones(2, 1, 6, 6), SCALES[:2], torch.tensor([0, 1]))
+    guided = regional_guidance(UNPROMPTED, PROMPTED[:2], SCALES[:2].view(-1, 1, 1, 1), torch.tensor([0, 1]))
     expected = UNPROMPTED + SCALES[:2].view(-1, 1, 1, 1) * (PROMPTED[:2] - UNPROMPTED)
     torch.testing.assert_close(guided, expected)
 
@@ -28,19 +28,19 @@ def test_one_finding_everywhere_is_classifier_free_guidance() -> None:
 @pytest.mark.parametrize(("mask", "scale"), [(0.0, 7.0), (1.0, 0.0)])
 def test_no_mask_or_no_guidance_is_unprompted(mask: float, scale: float) -> None:
     masks = torch.full((3, 1, 6, 6), mask)
-    assert torch.equal(regional_guidance(UNPROMPTED, PROMPTED, masks, torch.full((3,), scale), OWNERS), UNPROMPTED)
+    assert torch.equal(regional_guidance(UNPROMPTED, PROMPTED, scale * masks, OWNERS), UNPROMPTED)
 
 
 def test_findings_add_up_each_in_its_own_place_and_image() -> None:
     masks = torch.zeros(3, 1, 6, 6)
     masks[0, :, :3], masks[1, :, 2:], masks[2, :, :, 0] = 1, 1, 0.5
-    guided = regional_guidance(UNPROMPTED, PROMPTED, masks, SCALES, OWNERS)
+    guided = regional_guidance(UNPROMPTED, PROMPTED, SCALES.view(-1, 1, 1, 1) * masks, OWNERS)
     pulls = [SCALES[k] * masks[k] * (PROMPTED[k] - UNPROMPTED[OWNERS[k]]) for k in range(3)]
     torch.testing.assert_close(guided[0], UNPROMPTED[0] + pulls[0] + pulls[1])
     torch.testing.assert_close(guided[1], UNPROMPTED[1] + pulls[2])
     assert torch.equal(guided[1, :, :, 1:], UNPROMPTED[1, :, :, 1:])
     order = torch.tensor([2, 1, 0])
-    turned = regional_guidance(UNPROMPTED, PROMPTED[order], masks[order], SCALES[order], OWNERS[order])
+    turned = regional_guidance(UNPROMPTED, PROMPTED[order], (SCALES.view(-1, 1, 1, 1) * masks)[order], OWNERS[order])
     torch.testing.assert_close(turned, guided)
 
 

@@ -108,7 +108,7 @@ class BoundDenoiser:
         prompted = predicted = prediction[: self.count]
         if self.lesions is not None and self.owners is not None:
             found = prediction[-len(self.owners) :]
-            predicted = regional_guidance(prompted, found, self.lesions.weights, self.lesions.scales, self.owners)
+            predicted = regional_guidance(prompted, found, self.lesions.strengths, self.owners)
         if self.guidance is not None:
             predicted = predicted + (self.guidance - 1) * (prompted - prediction[self.count : 2 * self.count])
         return predicted

@@ -57,6 +57,7 @@ class LinearDPMSolver(DPMSolverMultistepScheduler):
         moved = (of_sample * sample).add_(model_output, alpha=of_output)
         if of_before:
             moved.add_(self.model_outputs[-1], alpha=of_before)
-        self.model_outputs[-1] = (clean[0] * sample).add_(model_output, alpha=clean[1])
+        if self._step_index + 1 < len(self.timesteps):  # the next step asks for it
+            self.model_outputs[-1] = (clean[0] * sample).add_(model_output, alpha=clean[1])
         self._step_index += 1
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,6 +37,11 @@ class LatentLesions:
         """Where each finding is to be, (K, 1, h, w) in [0, 1]: 0 for what is to go."""
         return self.masks * self.present.view(-1, 1, 1, 1)
 
+    @cached_property
+    def strengths(self) -> Tensor:
+        """Guidance of each finding where it acts, w_k · m_k (K, 1, h, w)."""
+        return self.scales.view(-1, 1, 1, 1) * self.weights
+
     def union(self, images: int) -> Tensor:
         """Return per image where any of its lesions is, (images, 1, h, w): the largest of its masks."""
         nowhere = self.masks.new_zeros(images, *self.masks.shape[1:])
@@ -55,18 +62,17 @@ def lesions_to_latents(lesion_masks: Tensor, latent_size: tuple[int, int], binar
     return F.adaptive_avg_pool2d(lesion_masks[:, None], latent_size)
 
 
-def regional_guidance(unprompted: Tensor, prompted: Tensor, masks: Tensor, scales: Tensor, owners: Tensor) -> Tensor:
+def regional_guidance(unprompted: Tensor, prompted: Tensor, strengths: Tensor, owners: Tensor) -> Tensor:
     """Guide several findings at once, each in its own place: ε = ε_∅ + Σ_k w_k · m_k · (ε_k − ε_∅).
 
     Args:
         unprompted: ε_∅ (B, c, h, w).
         prompted: ε_k (K, c, h, w), of all findings of all images.
-        masks: m_k (K, 1, h, w) in [0, 1].
-        scales: w_k (K,).
+        strengths: w_k · m_k (K, 1, h, w), guidance where each finding is.
         owners: which image each finding belongs to, (K,) int64.
 
     Returns:
         (B, c, h, w)
     """
-    pull = scales.view(-1, 1, 1, 1) * masks * (prompted - unprompted[owners])
+    pull = torch.sub(prompted, unprompted[owners]).mul_(strengths)
     return unprompted.index_add(0, owners, pull)

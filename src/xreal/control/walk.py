@@ -72,7 +72,7 @@ class Walk:
             latents = self._step(prediction, timestep, latents)
             if apart is not None:  # beyond the lesions: the healthy twin
                 healthy, changed = latents.chunk(2)
-                latents = torch.cat([healthy, torch.lerp(healthy, changed, where)])
+                changed.copy_(torch.lerp(healthy, changed, where))
             latents = self.end_step(index, timestep, latents)
         if keep is not None:
             healthy = latents[:batch]
