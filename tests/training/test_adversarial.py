@@ -129,6 +129,18 @@ def test_the_judge_learns_to_tell(stage: Stage) -> None:
     assert np.mean(told[-5:]) > 0.8
 
 
+def test_each_network_learns_at_its_own_pace(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, unet = stage.networks["judge"], stage.components["unet"]
+    before = [[one.clone() for one in part.parameters()] for part in (judge, unet)]
+    monkeypatch.setattr(type(stage), "paces", {"judge": 0.0})
+    train(stage, tmp_path, mixed_precision="no")
+    still = [
+        all(torch.equal(old, new) for old, new in zip(was, part.parameters(), strict=True))
+        for was, part in zip(before, (judge, unet), strict=True)
+    ]
+    assert still == [True, False]
+
+
 def test_features_are_those_of_every_block(adapted: Path) -> None:
     unet = XRealPipeline.from_pretrained(adapted).unet
     seen = unet_features(unet, torch.randn(2, 4, 8, 8), torch.tensor(5), torch.randn(2, 3, 16))

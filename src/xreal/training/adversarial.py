@@ -84,7 +84,6 @@ class AdversarialStage(JointStage):
         super().__init__(preset, data, start, cache)
         device = default_device()
         self.network.to(device)
-        self.adapter = self.steering.requires_grad_(False).eval()
         self.before = copy.deepcopy(self.components["unet"]).requires_grad_(False).eval()
         self.leak = self.components.get("signal_leak")
         if self.leak is not None:
@@ -174,7 +173,7 @@ class AdversarialStage(JointStage):
         masks = {name: mask.to(self.device) for name, mask in batch.masks.items()}
         with self.autocast():
             embeds = self.network.text_encoder(batch.ids.to(self.device), return_dict=False)[0]
-            told = adapter_features(self.adapter, self.before, masks["organ_mask"], masks.get("lesions"))
+            told = adapter_features(self.steering, self.before, masks["organ_mask"], masks.get("lesions"))
         return embeds, told
 
     def _predicted(self, unet: Any, latents: Tensor, timestep: Tensor, known: Known, strength: float = 1.0) -> Tensor:
