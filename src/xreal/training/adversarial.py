@@ -130,8 +130,7 @@ class AdversarialStage(JointStage):
         noise = white_noise(batch.latents, generator).to(self.device)
         latents = noise
         if self.leak is not None:
-            scores = torch.randn(len(noise), len(self.leak.directions), generator=generator).to(noise)
-            leak = self.leak.mean + torch.einsum("bk,kchw->bchw", scores, self.leak.directions)
+            leak = self.leak([generator] * len(noise))
             latents = self.scheduler.add_noise(leak, noise, first[:1].to(noise.device).expand(len(noise)))
         latents = self._walk(self.before, latents, solver, first, known)
         clean = solver.model_outputs[-1]
