@@ -104,7 +104,7 @@ class BoundDenoiser:
         Returns:
             (n · B, c, h, w)
         """
-        prediction = self._predict(latents[self.seen], timestep)
+        prediction = self._predict(latents.index_select(0, self.seen), timestep)
         prompted = predicted = prediction[: self.count]
         if self.lesions is not None and self.owners is not None:
             found = prediction[-len(self.owners) :]
