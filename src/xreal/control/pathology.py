@@ -72,7 +72,7 @@ def regional_guidance(unprompted: Tensor, prompted: Tensor, strengths: Tensor, o
     Returns:
         (B, c, h, w)
     """
-    # index_select and a product of matrices: indexing and index_add wait for all threads, however few numbers there are.
+    # Indexing and index_add would share so few numbers out to all threads, and wait for the slowest.
     pull = torch.sub(prompted, unprompted.index_select(0, owners)).mul_(strengths)
     members = _members(owners, len(unprompted)).to(pull.dtype)
     return torch.addmm(unprompted.flatten(1), members, pull.flatten(1)).view_as(unprompted)
