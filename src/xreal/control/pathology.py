@@ -44,7 +44,9 @@ class LatentLesions:
 
     def union(self, images: int) -> Tensor:
         """Return per image where any of its lesions is, (images, 1, h, w): the largest of its masks."""
-        return (_members(self.owners, images).view(images, -1, 1, 1, 1) * self.masks).amax(1)
+        nowhere = self.masks.new_zeros(images, *self.masks.shape[1:])
+        owners = self.owners.view(-1, 1, 1, 1).expand_as(self.masks)
+        return nowhere.scatter_reduce(0, owners, self.masks, "amax")
 
 
 def lesions_to_latents(lesion_masks: Tensor, latent_size: tuple[int, int], binary: bool = False) -> Tensor:
@@ -74,10 +76,5 @@ def regional_guidance(unprompted: Tensor, prompted: Tensor, strengths: Tensor, o
     """
     # Indexing and index_add would share so few numbers out to all threads, and wait for the slowest.
     pull = torch.sub(prompted, unprompted.index_select(0, owners)).mul_(strengths)
-    members = _members(owners, len(unprompted)).to(pull.dtype)
-    return torch.addmm(unprompted.flatten(1), members, pull.flatten(1)).view_as(unprompted)
-
-
-def _members(owners: Tensor, images: int) -> Tensor:
-    """Return which of K findings are each image's, (images, K)."""
-    return torch.arange(images, device=owners.device)[:, None] == owners
+    members = torch.arange(len(unprompted), device=owners.device)[:, None] == owners  # (B, K)
+    return torch.addmm(unprompted.flatten(1), members.to(pull.dtype), pull.flatten(1)).view_as(unprompted)
