@@ -19,6 +19,8 @@ from xreal.images import (
     pad_square,
     prepare_output_folder,
     read_image,
+    read_jpeg_steps,
+    through_jpeg,
     write_bytes,
     write_image,
     write_json,
@@ -52,6 +54,23 @@ def test_jpeg_is_read_up_to_its_loss(tmp_path: Path) -> None:
     values = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
     Image.fromarray(values).save(tmp_path / "a.jpg", quality=95)
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg"), values / 255, atol=0.03)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_through_jpeg_leaves_what_the_file_itself_would(tmp_path: Path, mode: str) -> None:
+    values = _noise()
+    Image.fromarray(values).convert(mode).save(tmp_path / "a.jpg", quality=80)
+    steps = read_jpeg_steps(tmp_path / "a.jpg")
+    assert len(steps) == 64
+    left = through_jpeg(values / 255, steps)
+    assert left.dtype == np.float32
+    np.testing.assert_allclose(left, read_image(tmp_path / "a.jpg"), atol=1.01 / 255)
+    assert np.abs(left - values / 255).max() > 0.02
+
+
+def test_what_is_no_jpeg_has_no_steps(tmp_path: Path) -> None:
+    Image.fromarray(_noise()).save(tmp_path / "a.jpg", "PNG")
+    assert read_jpeg_steps(tmp_path / "a.jpg") == read_jpeg_steps(tmp_path / "nowhere.jpg") == ()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])

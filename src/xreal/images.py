@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ __all__ = [
     "pad_square",
     "prepare_output_folder",
     "read_image",
+    "read_jpeg_steps",
+    "through_jpeg",
     "write_bytes",
     "write_image",
     "write_json",
@@ -136,6 +138,24 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:  # Pillow inverts 8 bits itself, but not 16
         values = _WHITE_16 - values
     return (values / _WHITE_16).astype(np.float32)
+
+
+def read_jpeg_steps(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return the 64 quantisation steps of a JPEG file's grey levels, in Pillow's order; () for any other file."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as picture:
+            tables: Mapping[int, list[int]] = getattr(picture, "quantization", {})
+    except OSError:  # of another kind
+        return ()
+    return tuple(tables.get(0, ()))
+
+
+def through_jpeg(image: npt.NDArray[Any], steps: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return what is left of an image, (H, W) floats in [0, 1], in a JPEG file with these 64 quantisation steps."""
+    file = io.BytesIO()
+    grey = Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+    grey.save(file, "JPEG", qtables=[list(steps)])
+    return np.asarray(Image.open(file), np.float32) / np.float32(255)
 
 
 def write_image(

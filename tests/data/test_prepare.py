@@ -265,6 +265,25 @@ def test_folder_without_a_table_is_split_by_patient(tmp_path: Path) -> None:
     assert share == pytest.approx(0.1, abs=0.02)
 
 
+@pytest.mark.parametrize(("side", "known"), [(64, True), (32, False)])
+def test_how_a_jpeg_was_compressed_is_kept_with_its_very_pixels_only(tmp_path: Path, side: int, known: bool) -> None:
+    (tmp_path / "raw").mkdir()
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+    grey.save(tmp_path / "raw/a.jpg", quality=90)
+    grey.save(tmp_path / "raw/b.png")
+    prepare("folder", tmp_path / "raw", tmp_path / "out", side)
+    splits = [split for split in ("train", "val") if any((tmp_path / "out").glob(f"{split}-*.parquet"))]
+    steps = {s.image_id: s.jpeg_steps for split in splits for s in PreparedDataset([tmp_path / "out"], split)}
+    assert len(steps["a"]) == (64 if known else 0)
+    assert steps["b"] == ()
+
+
+def test_shards_of_an_earlier_version_have_no_steps(phantom_data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(phantom_data / "val-00000.parquet")
+    pq.write_table(table.drop_columns(["jpeg_steps"]), tmp_path / "val-00000.parquet")
+    assert {sample.jpeg_steps for sample in PreparedDataset([tmp_path], "val")} == {()}
+
+
 def test_prepared_folder_that_cannot_be_read(phantom_data: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(phantom_data, tmp_path / "out"))
     shard = out / "train-00000.parquet"

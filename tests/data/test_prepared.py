@@ -1,5 +1,7 @@
 """A prepared data set of any size: opened by its index, read picture by picture, by other libraries too."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,18 @@ def test_opening_reads_no_pictures_and_few_are_kept(folder: Path, monkeypatch: p
         assert pa.total_allocated_bytes() - before < 0.75 * pictures
     with pytest.raises(IndexError):
         data[2 * ROWS]
+
+
+def test_threads_and_other_processes_read_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xreal.data.prepared, "CACHED_BYTES", 1)  # a thread's group is thrown out while others look
+    data = PreparedDataset([folder], "train")
+    wanted = samples(0) + samples(ROWS)
+    order = np.random.default_rng(0).permutation(2 * ROWS).tolist() * 3
+    with ThreadPoolExecutor(8) as pool:
+        for index, sample in zip(order, pool.map(data.__getitem__, order), strict=True):
+            np.testing.assert_array_equal(sample.image, wanted[index].image)
+    again = pickle.loads(pickle.dumps(data))
+    np.testing.assert_array_equal(again[100].image, wanted[100].image)
 
 
 def test_chosen_samples_are_read_when_they_are_asked_for(folder: Path) -> None:

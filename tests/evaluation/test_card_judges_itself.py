@@ -31,6 +31,7 @@ def others() -> Cases:
         organ_masks=np.stack([chest.organ_mask for chest in chests]),
         lesion_masks=np.zeros((COUNT, SIZE, SIZE), np.float32),
         healthy=np.full((COUNT, SIZE, SIZE), np.nan, np.float32),
+        jpeg_steps=((),) * COUNT,
     )
 
 

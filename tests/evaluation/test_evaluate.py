@@ -3,16 +3,20 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xreal.config import PRESETS
+from xreal.data.contract import Sample
 from xreal.data.phantom import phantom
-from xreal.data.prepared import write_shard
+from xreal.data.prepared import PreparedDataset, write_shard
 from xreal.evaluation.cases import Cases, read_cases, write_case
 from xreal.evaluation.options import AXES
+from xreal.evaluation.rows import as_stored
+from xreal.images import through_jpeg
 from xreal.models.folder import write_index
 from xreal.models.organs import build_adapter
 from xreal.pipeline import XRealPipeline
@@ -142,6 +146,30 @@ def test_images_of_other_settings_are_not_mixed_in(
     assert "drawn with another seed" in capsys.readouterr().err
 
 
+def test_what_is_drawn_is_stored_as_the_x_rays_that_own_the_masks(
+    data: Path, judges: Path, tiny_model_folder: Path, tmp_path: Path, run: Callable[..., int]
+) -> None:
+    samples = list(PreparedDataset([data], "val"))
+    coarse = [replace(sample, jpeg_steps=(255,) * 64) for sample in samples]
+    write_shard(tmp_path / "val-00000.parquet", coarse)
+    asked = ("--model", tiny_model_folder, "--n", 100, "--rows", "regional", "--only", "fidelity")
+    told = []
+    for real, out in ((data, "png"), (tmp_path, "jpeg")):
+        assert run(*_command(real, judges, tmp_path / out, *asked)) == 0
+        told.append(json.loads((tmp_path / out / "report.json").read_text())["rows"])
+    for name in ("reconstructed", "regional"):
+        assert told[0][name]["spectrum"] != told[1][name]["spectrum"]
+    assert told[0]["real vs real"]["spectrum"] == told[1]["real vs real"]["spectrum"]  # they are stored already
+
+
+def test_only_what_was_in_a_jpeg_file_goes_through_one() -> None:
+    images = np.random.default_rng(0).random((2, SIZE, SIZE)).astype(np.float32)
+    owners = Cases.from_samples([Sample(np.zeros((SIZE, SIZE), np.uint8), jpeg_steps=s) for s in ((9,) * 64, ())])
+    stored = as_stored(images, owners)
+    np.testing.assert_array_equal(stored[0], through_jpeg(images[0], (9,) * 64))
+    np.testing.assert_array_equal(stored[1], images[1])
+
+
 def test_network_learns_from_other_x_rays_than_it_is_tested_on(
     data: Path,
     judges: Path,
@@ -150,24 +178,27 @@ def test_network_learns_from_other_x_rays_than_it_is_tested_on(
     run: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = {}
+    seen = []
 
-    def tell(*images: np.ndarray) -> dict[str, object]:
-        seen[len(seen)] = images
-        return {"accuracy": {"value": 1.0, "low": 0.9, "high": 1.0, "n": len(images[2]) + len(images[3])}}
+    class Tells:
+        def __init__(self, learnt: np.ndarray, tested: np.ndarray, seed: int) -> None:
+            self.real = learnt, tested
+
+        def compare(self, learnt: np.ndarray, tested: np.ndarray, networks: bool) -> dict[str, object]:
+            seen.append((self.real[0], learnt, self.real[1], tested))
+            accuracy = {"value": 1.0, "low": 0.9, "high": 1.0, "n": len(tested)}
+            return {"real or generated, many": {"accuracy": accuracy, "networks": accuracy} if networks else {}}
 
     asked = ("--model", tiny_model_folder, "--n", 2, "--rows", "regional", "--only", "network")
     assert run(*_command(data, judges, tmp_path / "few", *asked)) == 0
     few = json.loads((tmp_path / "few/report.json").read_text())
     assert any("12 X-rays of `train` have a mask of both lungs" in note for note in few["notes"])
     monkeypatch.setattr("xreal.evaluation.evaluate.FEWEST_TO_LEARN", 12)
-    monkeypatch.setattr("xreal.evaluation.evaluate.network_axis", lambda *images_and_seed: tell(*images_and_seed[:4]))
+    monkeypatch.setattr("xreal.evaluation.evaluate.ManyReference", Tells)
     assert run(*_command(data, judges, tmp_path / "out", *asked)) == 0
     rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
-    for name, (real, generated, test_real, test_generated) in zip(
-        ("reconstructed", "regional"), seen.values(), strict=True
-    ):
-        assert rows[name]["told by a network"]["accuracy"]["value"] == 1
+    for name, (real, generated, test_real, test_generated) in zip(("reconstructed", "regional"), seen, strict=True):
+        assert rows[name]["real or generated, many"]["networks"]["value"] == 1
         assert len(real) == len(generated) == 12
         assert not {image.tobytes() for image in real} & {image.tobytes() for image in test_real}
         assert not {image.tobytes() for image in generated} & {image.tobytes() for image in test_generated}
@@ -199,6 +230,7 @@ def test_a_case_is_read_as_it_was_written(tmp_path: Path) -> None:
         organ_masks=chest.organ_mask[None],
         lesion_masks=(chest.organ_mask == 3)[None].astype(np.float32),
         healthy=np.full((1, SIZE, SIZE), np.nan, np.float32),
+        jpeg_steps=((),),
     )
     write_case(tmp_path, case, 0, {"seed": 1})
     (stored := tmp_path / "a.json").write_text(stored.read_text())

@@ -112,6 +112,7 @@ def test_a_visible_lesion_is_told_from_its_twin_and_none_is_not(judge: PlaceJudg
         image_ids=tuple(map(str, range(len(chests)))),
         organ_masks=np.stack([chest.organ_mask for chest in chests]),
         healthy=healthy,
+        jpeg_steps=((),) * len(chests),
         lesion_masks=masks,
         findings=((Finding.PNEUMONIA,), (Finding.EDEMA,)) * (len(chests) // 2),
     )

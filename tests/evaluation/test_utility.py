@@ -43,6 +43,7 @@ def toy(count: int, seed: int, shuffled: bool = False, strength: float = 0.8) ->
         organ_masks=np.zeros((count, SIZE, SIZE), np.uint8),
         lesion_masks=np.zeros((count, SIZE, SIZE), np.float32),
         healthy=np.full((count, SIZE, SIZE), np.nan, np.float32),
+        jpeg_steps=((),) * count,
     )
 
 
@@ -57,6 +58,7 @@ def chests() -> Cases:
         organ_masks=np.stack([chest.organ_mask for chest in drawn]),
         lesion_masks=blank.lesion_masks,
         healthy=blank.healthy,
+        jpeg_steps=blank.jpeg_steps,
     )
 
 
@@ -143,6 +145,7 @@ def test_x_rays_are_drawn_again_with_their_own_organs_and_findings(
         organ_masks=np.stack([phantom(seed, 64).organ_mask for seed in range(4)]),
         lesion_masks=np.ones((4, 64, 64), np.float32),
         healthy=np.full((4, 64, 64), np.nan, np.float32),
+        jpeg_steps=((),) * 4,
     )
     options = Options(real=(), out=tmp_path, model=str(tiny_model_folder), n=2, seed=5)
     drawn = redraw(options, tiny_pipeline, real, FINDING, lambda part, _: part)

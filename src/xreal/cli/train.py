@@ -77,6 +77,7 @@ def train(
     from xreal.training.loop import train as run
     from xreal.training.stages import build_stage
 
+    typer.echo(f"{stage}: preparing what it learns from; where that is encoded or drawn first, it takes minutes")
     others = (None if model is None else resolve_folder(model) for model in (autoencoder, start))
     built = build_stage(stage, chosen, data, out, *others)
 

@@ -47,6 +47,8 @@ class Sample:
         boxes: where findings are.
         lesion_mask: (H, W) uint8, 1 where an expert drew a lesion, or None; the boxes are then those around the drawn
             lesions.
+        jpeg_steps: quantisation table of the JPEG file that held these very pixels, 64 steps; () where it held others,
+            that were resized, or was no JPEG.
     """
 
     image: np.ndarray
@@ -60,6 +62,7 @@ class Sample:
     age: int | None = None
     boxes: tuple[Box, ...] = field(default_factory=tuple)
     lesion_mask: np.ndarray | None = None
+    jpeg_steps: tuple[int, ...] = ()
 
     @property
     def prompt(self) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ _COLUMNS = pa.schema(
         ("sex", pa.string()),
         ("age", pa.int16()),
         ("boxes", pa.list_(_BOX)),
+        ("jpeg_steps", pa.list_(pa.int16())),
     ]
 )
 
@@ -116,6 +118,7 @@ def _to_row(sample: Sample) -> dict[str, Any]:
         "sex": sample.sex,
         "age": sample.age,
         "boxes": [vars(box) | {"finding": box.finding.value} for box in sample.boxes],
+        "jpeg_steps": sample.jpeg_steps,
     }
 
 
@@ -126,6 +129,7 @@ def _from_row(row: dict[str, Any]) -> Sample:
         lesion_mask=_mask_from_png(row["lesion_mask"]),
         findings=tuple(Finding(name) for name in row["findings"]),
         boxes=tuple(Box(**(box | {"finding": Finding(box["finding"])})) for box in row["boxes"]),
+        jpeg_steps=tuple(row["jpeg_steps"] or ()),  # shards of an earlier version have none
         **{key: row[key] for key in ("image_id", "patient_id", "source", "view_position", "sex", "age")},
     )
 
@@ -196,7 +200,19 @@ class PreparedDataset(Sequence[Sample]):
         self._known = pa.concat_tables(known)
         self._masked = np.concatenate(masked)
         self._groups, self._starts = groups, np.array(ends)
+        self._forget()
+
+    def _forget(self) -> None:
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._one_at_a_time = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process has of its own: pictures kept in memory, and who may look at them."""
+        return {name: value for name, value in vars(self).items() if name not in ("_cache", "_one_at_a_time")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -223,19 +239,20 @@ class PreparedDataset(Sequence[Sample]):
         return _Taken(self, indices)
 
     def _pictures(self, number: int) -> pa.Table:
-        """Return the pictures of one row group, of all that were looked at lately."""
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        shard, group = self._groups[number]
-        with _readable(shard), pq.ParquetFile(shard) as file:
-            # Shards of an earlier version may lack the lesion masks.
-            columns = [name for name in _NO_PICTURES if name in file.schema_arrow.names]
-            table = file.read_row_group(group, columns=columns, use_threads=False)
-        self._cache[number] = table
-        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHED_BYTES:
-            self._cache.popitem(last=False)
-        return table
+        """Return the pictures of one row group, of all that were looked at lately; any thread may ask."""
+        with self._one_at_a_time:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
+            shard, group = self._groups[number]
+            with _readable(shard), pq.ParquetFile(shard) as file:
+                # Shards of an earlier version may lack the lesion masks.
+                columns = [name for name in _NO_PICTURES if name in file.schema_arrow.names]
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+            self._cache[number] = table
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHED_BYTES:
+                self._cache.popitem(last=False)
+            return table
 
     @property
     def prompts(self) -> list[str]:

@@ -11,7 +11,7 @@ from xreal.data.sources.chexmask import read_organ_row
 from xreal.data.sources.record import Record
 from xreal.data.sources.run_length import decode_column_runs
 from xreal.errors import ImageError, MaskError
-from xreal.images import fit_square, fit_square_mask, open_picture, read_image
+from xreal.images import fit_square, fit_square_mask, open_picture, read_image, read_jpeg_steps
 from xreal.vocabulary import Finding
 
 __all__ = ["looks_inverted", "read_or_reason", "read_sample"]
@@ -35,9 +35,10 @@ def read_sample(record: Record, image_size: int) -> Sample:
         MaskError: a mask of the source is damaged or of another image.
     """
     original = read_image(record.image_path)
-    if record.monochrome1 and looks_inverted(original):
+    if inverted := record.monochrome1 and looks_inverted(original):
         original = 1 - original
     shape = original.shape[0], original.shape[1]
+    as_stored = shape == (image_size, image_size) and not inverted
     boxes, lesion_mask = _lesions(record, shape, image_size)
     return Sample(
         image=(fit_square(original, image_size) * 255).round().astype(np.uint8),
@@ -51,6 +52,7 @@ def read_sample(record: Record, image_size: int) -> Sample:
         view_position=record.view_position,
         sex=record.sex,
         age=record.age,
+        jpeg_steps=read_jpeg_steps(record.image_path) if as_stored else (),
     )
 
 

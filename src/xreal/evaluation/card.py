@@ -30,7 +30,7 @@ from xreal.evaluation.places import PlaceJudge, real_places
 from xreal.evaluation.privacy import NearestImages, copy_summary
 from xreal.evaluation.radiomics import radiomics_features, radiomics_scores
 from xreal.evaluation.spectrum import spectrum_distance
-from xreal.evaluation.telling import network_tells
+from xreal.evaluation.telling import NETWORKS, linear_tells, networks_tell
 from xreal.evaluation.utility import Utility, classifier_utility, segmenter_utility
 from xreal.masks.areas import extent
 from xreal.vocabulary import Finding
@@ -39,12 +39,12 @@ __all__ = [
     "FEWEST_FOR_FIDELITY",
     "Axis",
     "FidelityReference",
+    "ManyReference",
     "Number",
     "anatomy_axis",
     "diversity_axis",
     "edits_axis",
     "finding_fidelity",
-    "network_axis",
     "number",
     "pathology_axes",
     "places_axis",
@@ -129,6 +129,54 @@ class FidelityReference:
         telling = detection_features(part, features["cxr-encoder"], radiomics)
         axes["real or generated"] = _from_flat(detection_scores(self.telling[:n], telling, self.seed), 2 * n)
         return axes
+
+
+class ManyReference:
+    """Hundreds of real X-rays that rows are told from, and others that this is tested on."""
+
+    def __init__(self, learnt: np.ndarray, tested: np.ndarray, seed: int = 0) -> None:
+        """Take two sets of images (N, H, W) in [0, 1], of different patients; their features are computed once."""
+        self.learnt, self.tested, self.seed = learnt, tested, seed
+        self.features = [_without_encoder(images) for images in (learnt, tested)]
+
+    def compare(self, learnt: np.ndarray, tested: np.ndarray, networks: bool = True) -> dict[str, Axis]:
+        """Tell images from the real ones, by features and by networks that see pixels.
+
+        The encoder's features have no part in it: it was taught by training X-rays, and knows them.
+
+        Args:
+            learnt: (M, H, W), what is learnt from; at least 100.
+            tested: (L, H, W), drawn for other masks and seeds.
+            networks: let networks learn too, at a quarter, half and the whole of the size.
+
+        Returns:
+            "radiomics, many" of what is learnt from, and "real or generated, many": "accuracy, linear", and for each
+            size S "accuracy at S pixels" of three networks together, " alone" of each of them (n = 3, lowest and
+            highest) and " in training".
+
+        Raises:
+            InputError: too few images.
+        """
+        own = [_without_encoder(images) for images in (learnt, tested)]
+        radiomics = radiomics_scores(self.features[0][0], own[0][0], self.seed)
+        tests = len(tested) + len(self.tested)
+        linear = linear_tells(self.features[0][1], own[0][1], self.features[1][1], own[1][1])
+        axis = {"accuracy, linear": _from_flat(linear, tests)["accuracy"]}
+        side = self.tested.shape[-1]
+        for size in (side // 4, side // 2, side) if networks else ():
+            scores = networks_tell(self.learnt, learnt, self.tested, tested, size, self.seed)
+            name = f"accuracy at {size} pixels"
+            told = _from_flat(scores, tests)
+            axis[name], axis[f"{name} alone"] = told["accuracy"], told["accuracy alone"] | {"n": NETWORKS}
+            axis[f"{name} in training"] = number(scores["accuracy in training"], len(self.learnt) + len(learnt))
+        return {"radiomics, many": _from_flat(radiomics, len(learnt)), "real or generated, many": axis}
+
+
+def _without_encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the radiomics of images as they are stored in 8 bits, and these beside spectrum and grid."""
+    stored = np.rint(np.clip(images, 0, 1) * 255).astype(np.float32) / 255
+    radiomics = radiomics_features(stored)[0]
+    return radiomics, detection_features(stored, radiomics)
 
 
 def finding_fidelity(judges: Judges, real: Cases, judged: Cases, seed: int = 0) -> tuple[dict[str, Axis], list[str]]:
@@ -277,33 +325,6 @@ def diversity_axis(images: np.ndarray, groups: Sequence[int], real_images: np.nd
 def edits_axis(edits: Edits) -> Axis:
     """Average what edits of one kind did to real X-rays."""
     return _means(edits.scores)
-
-
-def network_axis(
-    real_train: np.ndarray, generated_train: np.ndarray, real: np.ndarray, generated: np.ndarray, seed: int = 0
-) -> Axis:
-    """Let networks learn to tell generated images from real ones at a quarter, half and the whole of their size.
-
-    Args:
-        real_train: (N, H, W), what the networks learn from; of other patients than ``real``.
-        generated_train: (M, H, W), likewise.
-        real: what they are tested on, (K, H, W).
-        generated: likewise, (L, H, W).
-        seed: of the networks.
-
-    Returns:
-        "accuracy at S pixels" for each size (n = K + L), 0.5: it cannot tell; and "accuracy at S pixels in training".
-    """
-    axis: Axis = {}
-    for size in (real.shape[-1] // 4, real.shape[-1] // 2, real.shape[-1]):
-        scores = network_tells(real_train, generated_train, real, generated, size, seed)
-        learnt = number(scores.pop("accuracy in training"), len(real_train) + len(generated_train))
-        axis |= _from_flat(
-            {key.replace("accuracy", f"accuracy at {size} pixels"): value for key, value in scores.items()},
-            len(real) + len(generated),
-        )
-        axis[f"accuracy at {size} pixels in training"] = learnt
-    return axis
 
 
 def utility_axes(

@@ -34,6 +34,7 @@ class Cases:
         organ_masks: requested, (N, H, W) uint8 ``Organ``; all background where there is none.
         lesion_masks: union of the requested lesions, (N, H, W) float32 in [0, 1]; all 0 where there is none.
         healthy: twins without lesions, (N, H, W) float32; NaN where there is none.
+        jpeg_steps: of each image; see ``Sample``.
     """
 
     images: np.ndarray
@@ -42,6 +43,7 @@ class Cases:
     organ_masks: np.ndarray
     lesion_masks: np.ndarray
     healthy: np.ndarray
+    jpeg_steps: tuple[tuple[int, ...], ...]
 
     def __len__(self) -> int:
         """Count the images."""
@@ -69,6 +71,7 @@ class Cases:
             organ_masks=np.stack([blank if s.organ_mask is None else s.organ_mask for s in samples]),
             lesion_masks=np.stack([sample.box_mask for sample in samples]).astype(np.float32),
             healthy=np.full_like(images, np.nan),
+            jpeg_steps=tuple(sample.jpeg_steps for sample in samples),
         )
 
 
@@ -124,6 +127,7 @@ def read_cases(folder: Path, size: int, paths: Sequence[Path] | None = None) -> 
     return Cases(
         image_ids=tuple(path.stem for path in paths),
         findings=tuple(columns.pop("findings")),
+        jpeg_steps=((),) * len(rows),
         **{key: np.stack(values) for key, values in columns.items()},
     )
 

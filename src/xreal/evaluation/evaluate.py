@@ -16,11 +16,11 @@ from xreal.evaluation.card import (
     FEWEST_FOR_FIDELITY,
     Axis,
     FidelityReference,
+    ManyReference,
     anatomy_axis,
     diversity_axis,
     edits_axis,
     finding_fidelity,
-    network_axis,
     pathology_axes,
     places_axis,
     privacy_axis,
@@ -41,6 +41,7 @@ from xreal.evaluation.rows import (
     SHUFFLED,
     Row,
     Track,
+    as_stored,
     ask,
     draw_row,
     like_real,
@@ -62,7 +63,7 @@ __all__ = ["evaluate"]
 _DIVERSITY = (8, 4)  # organ masks, images of each
 _MOST_REAL = 600  # real images that are judged; more only take longer
 _MOST_TRAINING = 2000  # real images that networks of the axis utility may learn from; they take 0.8 MB each
-_LEARNT_FROM = 700  # training X-rays, and as many drawn, that the network of the axis "network" sees
+_LEARNT_FROM = 700  # training X-rays, and as many drawn, that the axis "network" learns from
 _OTHER_SEEDS = 1_000_000  # from here on: nothing that is judged is also learnt from
 _PART = 256  # training images that are looked at together for copies
 
@@ -301,7 +302,8 @@ def _network(
 ) -> None:
     """Ask for what training X-rays show, and let networks learn to tell these, and their reconstructions, from them."""
     known = Cases.from_samples(_random_part(PreparedDataset(options.train or options.real, "train"), _MOST_TRAINING))
-    count = min(_LEARNT_FROM, len(with_lungs(known)))
+    usable = with_lungs(known)
+    count = min(_LEARNT_FROM, len(usable))
     if count < FEWEST_TO_LEARN:
         card.notes.append(
             f"network: {count} X-rays of `train` have a mask of both lungs; at least {FEWEST_TO_LEARN} are needed"
@@ -311,15 +313,15 @@ def _network(
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
     folder, seed = options.out / "images/network", options.seed + _OTHER_SEEDS
     drawn = draw_row(pipeline, requests, folder, about, seed, track, batch_size=options.batch_size)
-    generated = (
-        (RECONSTRUCTED, reconstruct(pipeline, owners.images)),
-        (REGIONAL, like_real(drawn, owners)),
-    )
-    for i in track(range(len(generated)), "told by a network"):
-        name, images = generated[i]
-        card.rows[name]["told by a network"] = network_axis(
-            owners.images, images, reference.images, rows[name].mixed, options.seed
-        )
+    learnt = {
+        RECONSTRUCTED: as_stored(reconstruct(pipeline, owners.images), owners),
+        REGIONAL: as_stored(like_real(drawn, owners), owners),
+    }
+    if len(rest := known.images[usable[count : 2 * count]]) >= FEWEST_TO_LEARN:
+        learnt = {REAL: rest} | learnt
+    against, names = ManyReference(owners.images, reference.images, options.seed), list(learnt)
+    for i in track(range(len(names)), "told by who has seen many"):
+        card.rows[names[i]] |= against.compare(learnt[names[i]], rows[names[i]].mixed, names[i] != REAL)
 
 
 def _utility(

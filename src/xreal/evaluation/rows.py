@@ -17,6 +17,7 @@ from xreal.errors import InputError, OutputError
 from xreal.evaluation.cases import Cases, joined, read_cases, write_case
 from xreal.evaluation.control import sample_lung_boxes
 from xreal.evaluation.options import ROWS, Options
+from xreal.images import through_jpeg
 from xreal.inputs import default_blend
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, encode_image
@@ -32,6 +33,7 @@ __all__ = [
     "SHUFFLED",
     "Row",
     "Track",
+    "as_stored",
     "ask",
     "draw_row",
     "like_real",
@@ -68,7 +70,8 @@ class Row:
 
     Attributes:
         cases: images and what was asked of them.
-        mixed: (N, H, W), images mixed as the real set is, with finding or without; see ``like_real``.
+        mixed: (N, H, W), images mixed as the real set is, with finding or without, and stored as it is; see
+            ``like_real`` and ``as_stored``.
         drawn: by what is judged; else real, or reconstructed from real.
         mask_owners: real images whose organ masks were asked for, (M, H, W), or None.
     """
@@ -189,6 +192,22 @@ def like_real(drawn: Cases, owners: Cases) -> np.ndarray:
     return np.where(lesion, drawn.images, drawn.healthy)
 
 
+def as_stored(images: np.ndarray, owners: Cases) -> np.ndarray:
+    """Store images as the real X-rays that own their masks were stored, in JPEG files where they were.
+
+    Else what tells drawn X-rays from real ones would be their files (arXiv 2403.17608).
+
+    Args:
+        images: (N, H, W) in [0, 1].
+        owners: N real X-rays.
+
+    Returns:
+        (N, H, W) float32.
+    """
+    stored = [through_jpeg(one, steps) if steps else one for one, steps in zip(images, owners.jpeg_steps, strict=True)]
+    return np.stack(stored).astype(np.float32)
+
+
 def with_twins(drawn: Cases) -> Cases:
     """Return what was drawn and, as X-rays without finding, its healthy twins."""
     twins = drawn.take(np.flatnonzero(np.isfinite(drawn.healthy).all((1, 2))))
@@ -290,7 +309,8 @@ def model_rows(
     plans = {title: plan for title, plan in plans.items() if _NAMES[title] in options.rows}
     say(_forecast(pipeline, requests, plans))
     about = {"weights": weights_hash(resolve_folder(str(options.model)))}
-    rows = {RECONSTRUCTED: Row(others, reconstruct(pipeline, others.images), drawn=False)}
+    reconstructed = as_stored(reconstruct(pipeline, others.images), others)
+    rows = {RECONSTRUCTED: Row(others, reconstructed, drawn=False)}
     for name, (wanted, use_masks, settings) in plans.items():
         if len(wanted) == 0:
             continue
@@ -300,7 +320,8 @@ def model_rows(
         )
         if name == PROMPTED:  # its own twin has the prompt too; what that does is seen beside one without
             cases = replace(cases, healthy=rows[REGIONAL].cases.healthy)
-        rows[name] = Row(cases, like_real(cases, owners.take(range(len(cases)))), mask_owners=owners.images)
+        own = owners.take(range(len(cases)))
+        rows[name] = Row(cases, as_stored(like_real(cases, own), own), mask_owners=owners.images)
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +20,7 @@ from xreal.models.autoencoder import decode_latents
 from xreal.models.backbone import Backbone
 from xreal.models.latent_judge import LatentJudge, unet_features
 from xreal.models.organs import adapter_features
-from xreal.models.precision import default_device
+from xreal.models.precision import default_device, fast_dtype
 from xreal.sheets import colour_labels
 from xreal.training.backbone import LatentBatch, evened_dropout
 from xreal.training.stage import Loss, white_noise
@@ -92,6 +93,8 @@ class AdversarialStage(JointStage):
         self.solver = build_solver("dpm++", self.scheduler, check_settings([0]).steps, placed=True)
         dropout = evened_dropout(self.sampling_weights, _UNPROMPTED)
         self.dropout = torch.where(self.transplanted, 0.5, dropout)
+        number_format = fast_dtype(device)  # also of what is drawn before the run sets up its own precision
+        self.autocast = partial(torch.autocast, device.type, number_format, enabled=number_format != torch.float32)
         self.trajectories = self._begun(_TRAJECTORIES)
         self.sampling_weights = torch.ones(len(self.trajectories.latents))
         torch.manual_seed(self.config.seed)
