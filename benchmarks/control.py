@@ -99,7 +99,7 @@ def main() -> None:
         result[f"locality {title}"] = show(f"lesion locality, {finding} boxes: {title}", scores)
     print(json.dumps(result))
     if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

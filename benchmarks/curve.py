@@ -116,7 +116,7 @@ def main() -> None:
         rows.append(row)
     weights = weights_hash(resolve_folder(options.model))
     about = {"weights": weights, "n": len(requests), "rows": rows}
-    (options.out / "curve.json").write_text(json.dumps(about, indent=1))
+    (options.out / "curve.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     plot(rows, options.out / "curve.png")
 
 

@@ -246,7 +246,7 @@ PARTS = {"latency": latency, "batches": batches, "cold": cold, "paper": paper}
 def machine(threads: int) -> Row:
     name = platform.processor() or platform.machine()
     if (path := Path("/proc/cpuinfo")).exists():
-        fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        fields = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
         name = {key.strip(): value.strip() for key, value in fields.items()}.get("model name", name)
     if DEVICE[0].type == "cuda":
         name = torch.cuda.get_device_name()

@@ -19,10 +19,12 @@ ROWS = {
 
 
 def main(folder: Path) -> None:
-    reports = {name: json.loads((folder / name / "report.json").read_text()) for name, _ in ROWS.values()}
+    reports = {
+        name: json.loads((folder / name / "report.json").read_text(encoding="utf-8")) for name, _ in ROWS.values()
+    }
     found = {title: reports[name]["rows"].get(row) for title, (name, row) in ROWS.items()}
     table = markdown_table({"rows": {title: row for title, row in found.items() if row}})  # a model may have no adapter
-    (folder / "compare.md").write_text(table + "\n")
+    (folder / "compare.md").write_text(table + "\n", encoding="utf-8")
     print(table)
 
 

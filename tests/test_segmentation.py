@@ -1,6 +1,7 @@
 """Segmentation of files: one piece per organ, at the model's size, and no mask where none can be trusted."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,22 +9,24 @@ import torch
 
 from xreal.data.phantom import Phantom
 from xreal.errors import ImageError, ModelError
-from xreal.images import write_image
-from xreal.masks.organs import read_organ_mask
+from xreal.images import fit_square_mask, write_image
+from xreal.masks.organs import dice_per_organ, read_organ_mask
 from xreal.masks.segmenter import Segmenter, segment
 from xreal.segmentation import load_segmenter, mask_provider, segment_files
 
 
 class Known(torch.nn.Module):
-    """Stands in for a network: gives the label map that it was made with."""
+    """Stands in for a network: gives the label map that it was made with, for images of its size."""
 
     device = torch.device("cpu")
+    config: ClassVar[dict[str, int]] = {"sample_size": 64}
 
     def __init__(self, labels: np.ndarray) -> None:
         super().__init__()
         self.labels = torch.from_numpy(labels).long()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1:] == (1, 64, 64)
         return torch.nn.functional.one_hot(self.labels, 4).movedim(-1, 0).float().expand(len(images), -1, -1, -1)
 
 
@@ -36,6 +39,16 @@ def test_organs_come_in_one_piece_without_holes(organ_mask: np.ndarray) -> None:
     assert (found.shape, found.dtype) == ((9, 64, 64), np.uint8)
     np.testing.assert_array_equal(found[0], organ_mask)
     np.testing.assert_array_equal(found[8], organ_mask)
+
+
+@pytest.mark.parametrize("side", [40, 256])
+def test_images_of_any_size_are_seen_at_the_networks_and_masks_come_back_at_theirs(
+    organ_mask: np.ndarray, side: int
+) -> None:
+    found = segment(Known(organ_mask), torch.zeros(2, 1, side, side))  # type: ignore[arg-type]
+    assert found.shape == (2, side, side)
+    dice = dice_per_organ(fit_square_mask(organ_mask, side), found[1])
+    assert min(dice.values()) > 0.93, dice
 
 
 def test_nothing_found_is_an_empty_mask() -> None:
@@ -71,6 +84,10 @@ def test_a_picture_that_cannot_be_read_stops_before_the_weights_are_opened(tmp_p
     (tmp_path / "chest.png").write_text("no picture")
     with pytest.raises(ImageError, match=r"chest\.png cannot be read"):
         list(segment_files(tmp_path / "chest.png", tmp_path / "out.png", "no such model"))
+    (tmp_path / "chest.jpg").touch()
+    with pytest.raises(ImageError, match="several pictures called chest"):
+        list(segment_files(tmp_path, tmp_path / "out", "no such model"))
+    (tmp_path / "chest.jpg").unlink()
     with pytest.raises(ModelError, match="neither a folder nor a bundled model"):
         list(segment_files(tmp_path, tmp_path / "out", "no such model"))
     assert [path.name for path in tmp_path.iterdir()] == ["chest.png"]

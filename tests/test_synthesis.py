@@ -11,6 +11,7 @@ from xreal.errors import InputError
 from xreal.masks.lesions import Lesion
 from xreal.pipeline import XRealPipeline
 from xreal.synthesis import conformance, draw
+from xreal.vocabulary import Organ
 
 Scores = dict[int, float]
 
@@ -85,6 +86,16 @@ def test_conformance_is_one_where_the_segmenter_finds_what_was_asked(
     same, moved = conformance(tiny_pipeline, np.zeros((2, 64, 64), np.float32), np.stack([organ_mask] * 2))
     assert same == {"left lung": 1.0, "right lung": 1.0, "heart": 1.0}
     assert all(0.3 < value < 1 for value in moved.values())
+
+
+def test_an_organ_that_the_segmenter_does_not_know_is_not_held_against_an_image(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_aorta = organ_mask.copy()
+    with_aorta[:6, 30:34] = Organ.AORTA
+    monkeypatch.setattr(xreal.synthesis, "segment", lambda *_: organ_mask[None])
+    (dice,) = conformance(tiny_pipeline, np.zeros((1, 64, 64), np.float32), with_aorta[None])
+    assert dice == {"left lung": 1.0, "right lung": 1.0, "heart": 1.0}
 
 
 def test_record_holds_each_lesion(

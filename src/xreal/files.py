@@ -1,7 +1,7 @@
 """Files written whole or not at all: a temporary file beside the target, then a rename.
 
-Everything that xreal writes goes through :func:`write_bytes`, so a killed run leaves the old file or the new one, never
-half of one. What can be made anew lies in :func:`cache_folder`.
+What goes through :func:`write_bytes`, or through :func:`temporary_path` and a rename, is after a killed run the old
+file or the new one, never half of one. What can be made anew lies in :func:`cache_folder`.
 """
 
 from __future__ import annotations

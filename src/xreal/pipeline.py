@@ -185,7 +185,8 @@ class XRealPipeline(EditingPipeline):
                 film = self.texture.film(tracks[0], texture_generators(seeds))
                 tracks = [self.texture(track, film, texture) for track in tracks]
             healthy, images = tracks[0], tracks[-1]
-        masks = [np.array([lesion.mask for lesion in own], np.float32) for own in per_image]
+        size = self.image_size
+        masks = [np.array([lesion.mask for lesion in own], np.float32).reshape(-1, size, size) for own in per_image]
         pictures, twins = (grey(some)[:, 0].cpu().numpy() for some in (images, healthy))
         if exact and findings is not None:
             pictures = np.stack([_composite(*triple) for triple in zip(pictures, twins, per_image, strict=True)])

@@ -56,7 +56,6 @@ class SteeredPipeline(DiffusionPipeline):
         "signal_leak",
         "texture",
     ]
-    model_cpu_offload_seq = "text_encoder->anatomy_controller->unet->vae"
 
     def __init__(
         self,
@@ -111,6 +110,20 @@ class SteeredPipeline(DiffusionPipeline):
         components = load_components(resolve_folder(name_or_path), cls._optional_components)
         pipeline = cls(**components | adopt(components))
         return (pipeline if place.type == "cpu" else pipeline.to(place)).use_backend(backend)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the networks to a device, as diffusers' pipelines do; their weights stay in float32.
+
+        Raises:
+            ModelError: another number format; ``use_backend`` says what computes in one.
+        """
+        for wanted in (*args, *kwargs.values()):
+            if isinstance(wanted, torch.dtype) and wanted != torch.float32:
+                raise ModelError(
+                    f'weights stay in float32, not {wanted}; use_backend("torch-bf16") computes in bfloat16'
+                )
+        moved: Self = super().to(*args, **kwargs)
+        return moved
 
     def use_backend(self, name: str = "auto") -> Self:
         """Say what computes the networks, and return the pipeline; a new one is "torch", an opened one "auto".

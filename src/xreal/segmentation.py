@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,12 +51,14 @@ def segment_files(source: Path, out: Path, model: str) -> Iterator[tuple[Path, l
         Where each mask was written, and what is implausible about it.
 
     Raises:
-        ImageError: nothing to read.
+        ImageError: nothing to read, or several pictures of one name.
     """
     single = source.is_file()
     paths = [source] if single else sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise ImageError(f"{source} is no picture and no folder of pictures ({', '.join(sorted(_SUFFIXES))})")
+    if repeated := [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]:
+        raise ImageError(f"{source} holds several pictures called {repeated[0]}, whose masks would have one name")
     images = read_image(source) if single else None  # an unreadable file is reported before weights are loaded
     segmenter = load_segmenter(model)
     if not single:

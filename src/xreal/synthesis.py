@@ -20,6 +20,7 @@ from xreal.masks.organs import dice_per_organ
 from xreal.masks.segmenter import segment
 from xreal.pipeline import XRealPipeline
 from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
+from xreal.vocabulary import Organ
 
 __all__ = ["Drawn", "auto_batch_size", "conformance", "draw", "write_contact_sheet", "write_drawn", "write_drawn_dicom"]
 
@@ -67,7 +68,7 @@ def _free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
@@ -75,17 +76,19 @@ def _free_memory(device: torch.device) -> int | None:
 
 
 def conformance(pipeline: XRealPipeline, images: np.ndarray, organ_masks: np.ndarray) -> list[dict[str, float]]:
-    """Measure per image the Dice of each requested organ with the same organ found in the image.
+    """Measure per image the Dice of each requested organ that the segmenter knows with the same organ in the image.
 
     Args:
         pipeline: its segmenter is used.
         images: (B, H, W) float32 in [0, 1].
         organ_masks: requested, (B, H, W) uint8.
     """
-    found = segment(pipeline.network("segmenter"), torch.from_numpy(images)[:, None])
+    segmenter = pipeline.network("segmenter")
+    found = segment(segmenter, torch.from_numpy(images)[:, None])
+    known = np.where(organ_masks < segmenter.config.organs, organ_masks, Organ.BACKGROUND)
     return [
         {organ: round(value, 4) for organ, value in dice_per_organ(wanted, seen).items()}
-        for wanted, seen in zip(organ_masks, found, strict=True)
+        for wanted, seen in zip(known, found, strict=True)
     ]
 
 

@@ -79,7 +79,7 @@ def test_organs_and_findings_are_an_x_rays_own(
     monkeypatch.chdir(out)
     command = shlex.split(rows[0]["command"])
     command[command.index("--out") + 1] = str(tmp_path / "again")
-    assert run(*command[1:], "--model", tiny_model_folder) == 0
+    assert run(*command[1:]) == 0
     np.testing.assert_allclose(
         read_image(tmp_path / "again/0000.png"), read_image(out / rows[0]["image"]), atol=1.1 / 255
     )

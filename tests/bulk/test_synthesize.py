@@ -15,6 +15,7 @@ import xreal.bulk.drawing
 import xreal.bulk.job
 from xreal.bulk.job import synthesize
 from xreal.bulk.plan import Plan, parse_plan
+from xreal.bulk.tables import redraw_command
 from xreal.bulk.writing import CLASSES
 from xreal.errors import OutputError
 from xreal.images import read_image
@@ -102,9 +103,16 @@ def test_manifest_holds_the_command_that_draws_an_image_again(
     for row in (rows[2], rows[4]):
         command = shlex.split(row["command"])
         command[command.index("--out") + 1] = str(tmp_path / str(row["id"]))
-        assert run(*command[1:], "--model", tiny_model_folder) == 0
+        assert run(*command[1:]) == 0
         again = np.asarray(Image.open(tmp_path / str(row["id"]) / "0000.png"), int)
         assert np.abs(again - np.asarray(Image.open(row["image"]), int)).max() <= 1  # drawn in another batch
+
+
+def test_the_command_has_what_was_set_to_nothing() -> None:
+    draw = {"texture": 0.0, "lesion_start": 0.0, "steps": None, "exact": False, "prompt": ""}
+    record = {"id": 3, "model": "cxr-256", "organs": "organs/000003.png", "seed": 0, "lesions": [], "draw": draw}
+    expected = "xreal generate --model cxr-256 --organs organs/000003.png --seed 0 --texture 0.0 --lesion-start 0.0"
+    assert redraw_command(record) == f"{expected} --out again/000003"
 
 
 @pytest.mark.slow

@@ -146,6 +146,22 @@ def test_images_of_other_settings_are_not_mixed_in(
     assert "drawn with another seed" in capsys.readouterr().err
 
 
+def test_other_real_x_rays_are_not_judged_by_pictures_that_are_there(
+    card: tuple[Path, dict],
+    data: Path,
+    judges: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(card[0], tmp_path / "report")
+    write_shard(tmp_path / "val-00000.parquet", list(PreparedDataset([data], "val"))[::-1])
+    again = _command(tmp_path, judges, tmp_path / "report", "--model", tiny_model_folder, "--n", 4)
+    assert run(*again, "--only", "anatomy", "--rows", "regional") == 2
+    assert "was drawn with another request" in capsys.readouterr().err
+
+
 def test_what_is_drawn_is_stored_as_the_x_rays_that_own_the_masks(
     data: Path, judges: Path, tiny_model_folder: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:

@@ -15,7 +15,7 @@ from xreal.control.blending import StepNoise
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions
 from xreal.control.solvers import SOLVERS, build_solver
-from xreal.errors import InputError
+from xreal.errors import InputError, ModelError
 from xreal.masks.areas import fade, feather
 from xreal.masks.lesions import Lesion
 from xreal.models.autoencoder import decode_latents, decode_pixels, encode_image
@@ -299,6 +299,7 @@ def test_image_without_lesions_beside_one_with_them_is_its_twin(
 ) -> None:
     output = tiny_pipeline(organ_mask, [[lesion_in()], []], [1, 2], exact=exact, **settings)
     assert output.healthy is not None
+    assert [masks.shape for masks in output.lesion_masks] == [(1, 64, 64), (0, 64, 64)]
     np.testing.assert_array_equal(output.images[1], output.healthy[1])
     assert np.abs(output.images[0] - output.healthy[0]).max() > 1e-3
 
@@ -338,6 +339,17 @@ def test_order_of_lesions_does_not_matter(
     lesions = [lesion_in(), lesion_in(Organ.LEFT_LUNG, Finding.MASS)]
     first, second = (tiny_pipeline(organ_mask, order, [1], steps=4).images for order in (lesions, lesions[::-1]))
     np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_weights_stay_in_float32_and_nothing_is_offloaded_in_silence(tiny_pipeline: XRealPipeline) -> None:
+    assert tiny_pipeline.to("cpu") is tiny_pipeline
+    assert tiny_pipeline.to(torch.float32) is tiny_pipeline
+    for given, named in (((torch.bfloat16,), {}), (("cpu", torch.float16), {}), ((), {"dtype": torch.float16})):
+        with pytest.raises(ModelError, match="weights stay in float32, not torch"):
+            tiny_pipeline.to(*given, **named)
+    assert next(tiny_pipeline.unet.parameters()).dtype == torch.float32
+    with pytest.raises(ValueError, match="model_cpu_offload_seq"):
+        tiny_pipeline.enable_model_cpu_offload()
 
 
 def test_each_image_has_its_own_organ_mask(tiny_pipeline: XRealPipeline, organ_mask: np.ndarray) -> None:

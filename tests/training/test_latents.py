@@ -65,6 +65,16 @@ def test_cache_is_read_back_as_it_was(boxed: Path, tmp_path: Path) -> None:
         assert torch.equal(first.take(name, [1, 0], 1), again.take(name, [1, 0], 1))
 
 
+def test_cache_of_other_data_is_not_read(boxed: Path, tmp_path: Path) -> None:
+    first = encode(boxed, tmp_path / "cache", 1).take("lesions", [0, 1])
+    other = tmp_path / "other"
+    other.mkdir()
+    write_shard(other / "train-00000.parquet", list(PreparedDataset([boxed], "train"))[::-1])  # as many of them
+    again = encode(other, tmp_path / "cache", 1)
+    assert torch.equal(first, again.take("lesions", [1, 0]))
+    assert not torch.equal(first[0], first[1])
+
+
 def test_prompted_loss_weighs_more_inside_boxes(boxed: Path, tmp_path: Path) -> None:
     autoencoder = build_autoencoder(TINY.autoencoder, 64)
     stage = BackboneStage(TINY, [boxed], autoencoder, tmp_path / "run")

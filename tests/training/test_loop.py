@@ -17,7 +17,7 @@ from xreal.errors import DataError, InputError, TrainingError
 from xreal.masks.lesions import Lesion
 from xreal.models.folder import read_index
 from xreal.pipeline import XRealPipeline
-from xreal.training.loop import draw_indices, learning_rate_factor, train
+from xreal.training.loop import _generator, draw_indices, learning_rate_factor, train
 from xreal.training.stage import Loss
 from xreal.training.stages import build_stage
 
@@ -136,6 +136,30 @@ def test_run_out_of_time_stops_with_a_checkpoint_and_goes_on(trained: Path, phan
     ours, theirs = exported(tmp_path), exported(trained)
     for key, tensor in ours.items():
         assert torch.equal(theirs[key], tensor), key
+
+
+def test_a_run_killed_in_its_last_validation_is_exported_when_it_goes_on(
+    phantom_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("segmenter", phantom_data, tmp_path / "whole")
+
+    def killed(self: object) -> dict[str, float]:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xreal.training.segmenter.SegmenterStage.validate", killed)
+        with pytest.raises(Killed):
+            run("segmenter", phantom_data, tmp_path / "run")
+    assert not (tmp_path / "run/segmenter").exists()
+    assert run("segmenter", phantom_data, tmp_path / "run", resume=True) == pytest.approx(whole)
+    for name, tensor in exported(tmp_path / "whole").items():
+        assert torch.equal(exported(tmp_path / "run")[name], tensor), name
+
+
+def test_samples_and_noise_of_no_two_parts_come_from_one_seed() -> None:
+    streams = {(step, stream) for step in range(4) for stream in range(300)}
+    seeds = {_generator(0, *one).initial_seed() for one in streams}
+    assert len(seeds) == len(streams)
 
 
 def test_kill_while_a_checkpoint_is_replaced_loses_nothing(phantom_data: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def write_results(folder: Path, engine: Engine, job: Job, made: Made) -> list[Re
     _write_images(folder, made, provenance, inputs.get("xray"))
     count = len(made.drawn) + sum(len(output.images) for output in made.edits)
     results = [_result(folder, number, engine, job, made, inputs) for number in range(count)]
-    (folder / "again.txt").write_text("\n".join(result.command for result in results) + "\n")
+    (folder / "again.txt").write_text("\n".join(result.command for result in results) + "\n", encoding="utf-8")
     archive = folder / "xreal-studio.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for path in sorted(folder.iterdir()):
@@ -161,7 +161,7 @@ def _result(folder: Path, number: int, engine: Engine, job: Job, made: Made, inp
         "outlines": png_uri(outlines(shown.shape, organs, lesions)),
     }
     again = folder / f"{number:04d}-again.py"
-    again.write_text(script(recipe))
+    again.write_text(script(recipe), encoding="utf-8")
     own = sorted(path for path in folder.glob(f"{number:04d}*") if path != again)
     masks = [
         folder / name for name in (inputs.get("organs"), *map(lesion_file, job.lesions), inputs.get("remove")) if name

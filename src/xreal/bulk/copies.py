@@ -69,7 +69,7 @@ def prepare_copy_check(folders: tuple[str, ...], cache: Path) -> CopyCheck:
     kept = cache / "near-copies" / hashlib.sha256((detector + data).encode()).hexdigest()[:32]
     file, record = kept / "thumbnails.npy", kept / "limit.json"
     if record.exists():
-        return CopyCheck(folders, file, json.loads(record.read_text())["limit"])
+        return CopyCheck(folders, file, json.loads(record.read_text(encoding="utf-8"))["limit"])
     val = PreparedDataset(folders, "val")
     if len(val) < FEWEST_HELD_OUT:  # now, not after minutes of comparing
         raise InputError(

@@ -35,7 +35,7 @@ from xreal.errors import DataError, InputError, ModelError, OutputError
 from xreal.files import cache_folder, write_bytes, written_behind
 from xreal.images import check_output_folder, write_json
 from xreal.models.backends import EAGER, Backend, choose_backend, choose_device
-from xreal.models.folder import read_index, resolve_folder, weights_hash
+from xreal.models.folder import BUNDLED, read_index, resolve_folder, weights_hash
 from xreal.pipeline import XRealPipeline
 
 __all__ = ["Job", "check_machine", "draw_part", "synthesize"]
@@ -152,7 +152,10 @@ def _begin(out: Path, plan: Plan, identity: dict[str, Any], boxes: dict[str, Any
         write_json(boxes_file, boxes)
         write_json(plan_file, identity)
         return
-    begun, known_boxes = json.loads(plan_file.read_text()), json.loads(boxes_file.read_text())
+    begun, known_boxes = (
+        json.loads(plan_file.read_text(encoding="utf-8")),
+        json.loads(boxes_file.read_text(encoding="utf-8")),
+    )
     differing = [key for key in identity if begun.get(key) != identity[key]] + ["boxes"] * (known_boxes != boxes)
     if differing:
         raise OutputError(
@@ -207,7 +210,7 @@ def check_machine(job: Job) -> None:
     Raises:
         DataError: it does not.
     """
-    known = json.loads(plan.read_text()) if (plan := job.out / "plan.json").exists() else {}
+    known = json.loads(plan.read_text(encoding="utf-8")) if (plan := job.out / "plan.json").exists() else {}
     missing = [path for path in (*job.masks, *map(Path, job.plan.anatomies.redraw)) if not path.exists()]
     if job.copies is not None:
         needed = (*map(Path, job.copies.folders), job.copies.thumbnails)
@@ -237,7 +240,7 @@ def _draw_and_write_behind(job: Job, part: int, behind: Callable[..., None]) -> 
 
 def _draw(job: Job, part: int) -> list[Result]:
     pipeline, plan = _open(job.model, job.backend), job.plan
-    boxes = json.loads((job.out / "boxes.json").read_text())
+    boxes = json.loads((job.out / "boxes.json").read_text(encoding="utf-8"))
     first = part * plan.batch_size
     indices = range(first, min(first + plan.batch_size, plan.n))
     items = [sample_item(plan, index, pipeline.image_size, job.masks, boxes) for index in indices]
@@ -245,5 +248,6 @@ def _draw(job: Job, part: int) -> list[Result]:
 
 
 def _write(job: Job, part: int, results: list[Result]) -> None:
-    records = [write_result(job.out, job.plan, result, job.weights, job.computed) for result in results]
+    model = job.model if job.model in BUNDLED else str(Path(job.model).absolute())
+    records = [write_result(job.out, job.plan, result, model, job.weights, job.computed) for result in results]
     write_bytes(job.record(part), json.dumps(records).encode())

@@ -88,7 +88,7 @@ class _Records:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for part in self._parts:
-            yield from json.loads(part.read_text())
+            yield from json.loads(part.read_text(encoding="utf-8"))
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """Walk through those that were not dropped."""
@@ -98,13 +98,14 @@ class _Records:
 def redraw_command(record: dict[str, Any]) -> str:
     """Write the command that, run in the data set's folder, draws an image again."""
     draw = record["draw"]
-    options = ["xreal", "generate", "--organs", record["organs"], "--seed", str(record["seed"])]
+    options = ["xreal", "generate", "--model", record["model"]]
+    options += ["--organs", record["organs"], "--seed", str(record["seed"])]
     for lesion in record["lesions"]:
         options += ["--lesion", f"{lesion['finding']}={lesion['mask']}@{lesion['strength']:g}"]
     for name, value in draw.items():
         if value is True:
             options.append(f"--{name.replace('_', '-')}")
-        elif value not in (None, False, ""):
+        elif value is not False and value not in (None, ""):
             options += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*options, "--out", f"again/{record['id']:06d}"])
 

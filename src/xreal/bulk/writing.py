@@ -42,7 +42,7 @@ def folders(plan: Plan) -> tuple[str, ...]:
     return _FOLDERS + _PLACED if plan.has_places else _FOLDERS
 
 
-def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: Backend) -> dict[str, Any]:
+def write_result(out: Path, plan: Plan, result: Result, model: str, weights: str, computed: Backend) -> dict[str, Any]:
     """Write one image's files, none if it failed, and return its record."""
     item = result.item
     name = f"{item.index:06d}"
@@ -90,6 +90,7 @@ def write_result(out: Path, plan: Plan, result: Result, weights: str, computed: 
         "nearest_training_similarity": result.similarity,
         "draw": {**asdict(plan.draw), "prompt": item.prompt(plan.draw.prompt), "backend": computed.backend},
         "precision": computed.precision,
+        "model": model,
         "weights": weights,
         "xreal": xreal.__version__,
     }

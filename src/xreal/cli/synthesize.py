@@ -49,7 +49,7 @@ def synthesize(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps, instead of the quality's.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How strongly findings are drawn; default 6, as in generate.")
+        float | None, typer.Option(help="How strongly findings are drawn; default as in generate.")
     ] = None,
     model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "cxr-256",
     backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",

@@ -55,7 +55,9 @@ def _fresh(name: str, config: str, steps: int, placed: bool) -> Any:
 
     A walk replaces a solver's tensors and numbers; what it writes into are its lists of earlier predictions.
     """
-    solver = SOLVERS[name].from_config(json.loads(config))
+    # UniPC's corrector would go back to where the step before ended, past all that was blended since.
+    own = {"disable_corrector": list(range(steps))} if name == "unipc" else {}
+    solver = SOLVERS[name].from_config(json.loads(config), **own)
     if placed:
         solver.set_timesteps(timesteps=list(placed_timesteps(tuple(solver.alphas_cumprod.tolist()), steps)))
     else:

@@ -168,7 +168,7 @@ def _begin(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if path.exists():
         # A folder that an earlier version began lacks some settings; it is compared by those that it has.
-        if {**settings, **json.loads(path.read_text())} != settings:
+        if {**settings, **json.loads(path.read_text(encoding="utf-8"))} != settings:
             raise DataError(f"{out} was begun with other settings or another source; give a new folder or delete it")
         return
     try:
@@ -237,7 +237,7 @@ def _summarise(out: Path, source: str, image_size: int, listing: Listing, uncert
     skipped: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for report_path in sorted(out.glob("*-[0-9]*.json")):
-        report = json.loads(report_path.read_text())
+        report = json.loads(report_path.read_text(encoding="utf-8"))
         counts.update(report["summary"])
         skipped |= report["skipped"]
     kept = [record for record in listing.records if record.image_id not in skipped]

@@ -174,6 +174,10 @@ class PreparedDataset(Sequence[Sample]):
     What is known of the samples is kept in memory, about 0.2 kB each; their pictures are read from the shards and
     decoded on access, and no more than ``CACHED_BYTES`` of them are kept, still as PNG. So a set of any size can be
     opened, and a small one is read from disk once.
+
+    Attributes:
+        folders: prepared folders, in the order of their samples.
+        split: "train", "val" or "test".
     """
 
     def __init__(self, folders: Sequence[Path | str], split: str) -> None:
@@ -182,8 +186,9 @@ class PreparedDataset(Sequence[Sample]):
         Raises:
             DataError: a folder is missing or holds no shards, or none of them has that split.
         """
+        self.folders, self.split = tuple(map(Path, folders)), split
         known, masked, groups, ends = [], [], [], [0]
-        for folder in map(Path, folders):
+        for folder in self.folders:
             if not folder.is_dir():
                 raise DataError(f"{folder} is no folder; expected a data set written by `xreal prepare`")
             if not any(folder.glob("*.parquet")):

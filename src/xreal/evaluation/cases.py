@@ -137,7 +137,7 @@ def _read_case(path: Path, size: int) -> dict[str, Any]:
         return path.with_name(path.stem + ending)
 
     organs, lesion, healthy, record = (beside(e) for e in ("-organs.png", "-lesion.png", "-healthy.png", ".json"))
-    named = json.loads(record.read_text()) if record.exists() else {}
+    named = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     names = named.get("findings") or [one["finding"] for one in named.get("lesions", [])]
     blank = np.zeros((size, size), np.float32)
     return {

@@ -195,7 +195,7 @@ class _TransformersFeatures:
             raise ModelError(f"{name}: {folder} cannot be opened: {error}") from error
         self.network = network.float().eval().requires_grad_(False)
         path = folder / "preprocessor_config.json"
-        self.settings: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return features (N, d) of images brought to the network's size and its own mean and deviation."""

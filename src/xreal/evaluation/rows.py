@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -151,7 +152,9 @@ def draw_row(
     folder.mkdir(parents=True, exist_ok=True)
     record = {**about, "settings": {key: str(value) for key, value in settings.items()}, "use_masks": use_masks}
     record["computed"] = asdict(pipeline.backend(settings.get("quality", "default")))
-    own = [{"seed": seed + i} | ({} if prompts is None else {"prompt": prompts[i]}) for i in range(len(requests))]
+    own: list[dict[str, Any]] = [{"seed": seed + i, **_asked(requests, i)} for i in range(len(requests))]
+    if prompts is not None:
+        own = [about | {"prompt": prompt} for about, prompt in zip(own, prompts, strict=True)]
     missing = [i for i, about in enumerate(own) if not _drawn(folder / f"{requests.image_ids[i]}.json", record | about)]
     for start in track(range(0, len(missing), batch_size), folder.name):
         indices = missing[start : start + batch_size]
@@ -170,10 +173,17 @@ def draw_row(
     return drawn.take([i for i, name in enumerate(drawn.image_ids) if name in names])
 
 
+def _asked(requests: Cases, index: int) -> dict[str, Any]:
+    """Tell one request from others: a hash of its masks, and its findings as ``write_case`` writes them."""
+    masks = requests.organ_masks[index].tobytes() + requests.lesion_masks[index].tobytes()
+    findings = [finding.value for finding in requests.findings[index]]
+    return {"request": hashlib.sha256(masks).hexdigest()[:16], "findings": findings}
+
+
 def _drawn(path: Path, record: dict[str, Any]) -> bool:
     if not path.exists():
         return False
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     if different := [key for key, value in record.items() if stored.get(key) != value]:
         raise OutputError(
             f"{path} was drawn with another {', '.join(different)}; give another --out, or delete {path.parent}"

@@ -100,14 +100,25 @@ def segment(segmenter: Segmenter | JudgeSegmenter, images: Tensor) -> np.ndarray
 
     Args:
         segmenter: trained network.
-        images: (B, 1, H, W) float32 in [0, 1], MONOCHROME2, at the network's size.
+        images: square, (B, 1, S, S) float32 in [0, 1], MONOCHROME2; of any size: the network sees its own.
 
     Returns:
-        Organ masks (B, H, W), uint8 ``Organ``; one piece per organ, without holes.
+        Organ masks (B, S, S), uint8 ``Organ``; one piece per organ, without holes.
     """
-    logits = torch.cat([segmenter(part.to(segmenter.device)) for part in images.split(8)])
-    labels = logits.argmax(1).to(torch.uint8).cpu().numpy()
+    labels = np.concatenate([_labels(segmenter, part.to(segmenter.device)) for part in images.split(8)])
     return np.stack([_one_piece_per_organ(mask) for mask in labels])
+
+
+def _labels(segmenter: Segmenter | JudgeSegmenter, images: Tensor) -> np.ndarray:
+    wanted = images.shape[-2:]
+    side = segmenter.config.get("sample_size", wanted[0])  # a JudgeSegmenter brings images to its size itself
+    if wanted != (side, side):
+        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    logits = segmenter(images)
+    if wanted != (side, side):
+        logits = F.interpolate(logits, wanted, mode="bilinear")
+    labels: np.ndarray = logits.argmax(1).to(torch.uint8).cpu().numpy()
+    return labels
 
 
 def _one_piece_per_organ(mask: np.ndarray) -> np.ndarray:

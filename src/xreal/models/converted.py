@@ -185,7 +185,7 @@ def _read(core: Any, place: Path) -> Any:
     if not place.is_dir():
         return None
     try:
-        if json.loads((place / _RECORD).read_text()) != _record(place):
+        if json.loads((place / _RECORD).read_text(encoding="utf-8")) != _record(place):
             raise ValueError("files differ from what was written")
         model = core.read_model(place / _NETWORK)
         os.utime(place)
@@ -205,7 +205,7 @@ def _keep(model: Any, place: Path) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=place.parent))
         try:
             openvino.save_model(model, temporary / _NETWORK, compress_to_fp16=False)
-            (temporary / _RECORD).write_text(json.dumps(_record(temporary)))
+            (temporary / _RECORD).write_text(json.dumps(_record(temporary)), encoding="utf-8")
             os.rename(temporary, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

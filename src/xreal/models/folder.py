@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def read_index(folder: Path) -> dict[str, str]:
     """
     path = folder / "model_index.json"
     try:
-        index = json.loads(path.read_text())
+        index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is no model folder: {path.name} cannot be read ({error})") from error
     return {key: value[1] for key, value in index.items() if isinstance(value, list) and value[1] is not None}
@@ -124,7 +124,7 @@ def read_class(folder: Path, name: str) -> str:
     """
     file, key = _SELF_DESCRIPTIONS[name]
     try:
-        value = json.loads((folder / name / file).read_text())[key]
+        value = json.loads((folder / name / file).read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder / name / file} does not say which class {name} has ({error!r})") from error
     return str(value[0] if isinstance(value, list) else value)
@@ -193,7 +193,9 @@ def load_autoencoder(folder: Path) -> Any:
 
 def _pipeline_class(folder: Path) -> str:
     """Return which pipeline wrote ``model_index.json``; an index that does not say so is taken for ours."""
-    return str(json.loads((folder / "model_index.json").read_text()).get("_class_name", "XRealPipeline"))
+    return str(
+        json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name", "XRealPipeline")
+    )
 
 
 def _module(folder: Path, name: str, class_name: str) -> str:
@@ -271,10 +273,15 @@ def start_from(network: torch.nn.Module, folder: Path, widened: Iterable[str] = 
     network.load_state_dict({key: value.float() for key, value in stored.items() if key in own}, strict=False)
 
 
-def weights_hash(folder: Path) -> str:
-    """Return the SHA-256 of all weights of a model folder, 16 hexadecimal digits."""
+def weights_hash(folder: Path, without: Collection[str] = ()) -> str:
+    """Return the SHA-256 of all weights of a model folder, 16 hexadecimal digits.
+
+    Args:
+        folder: of the model.
+        without: components that are left out.
+    """
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*/*.safetensors")):
+    for path in sorted(path for path in folder.glob("*/*.safetensors") if path.parent.name not in without):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -89,8 +89,8 @@ def _is_own(model: str) -> bool:
     bundled = Path(__file__).resolve().parents[1] / "weights" / model
     folder = bundled if bundled.is_dir() else Path(model)
     try:
-        index = json.loads((folder / "model_index.json").read_text())
-        settings = json.loads((folder / "text_encoder" / "config.json").read_text())
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False  # opening the folder says what is wrong
     parts = [value for value in index.values() if isinstance(value, list) and value[1] is not None]

@@ -59,7 +59,7 @@ class LightTokenizer:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.model_max_length = int(settings["model_max_length"])
         self._pad_token = str(settings["pad_token"])
@@ -77,7 +77,7 @@ class LightTextEncoder(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        settings = json.loads((folder / "config.json").read_text())
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if settings["activation_function"] != "gelu":
             raise ValueError(f"activation {settings['activation_function']}; expected gelu")
         self.config = SimpleNamespace(**settings | {"hidden_size": settings["d_model"]})

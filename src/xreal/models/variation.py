@@ -37,8 +37,9 @@ def fit_variation(differences: Tensor, components: int) -> AnatomyVariation:
         )
     variation = AnatomyVariation(components, differences.shape[1], differences.shape[-1])
     mean = differences.mean(0)
-    torch.manual_seed(0)  # svd_lowrank starts from random directions
-    _, scales, directions = torch.svd_lowrank((differences - mean).flatten(1), q=2 * components, niter=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # svd_lowrank starts from random directions
+        _, scales, directions = torch.svd_lowrank((differences - mean).flatten(1), q=2 * components, niter=8)
     scaled = directions.T[:components] * scales[:components, None] / (len(differences) - 1) ** 0.5
     signs = torch.ones_like(scaled[:, :1]).copysign(scaled.sum(1, keepdim=True))  # left open by the decomposition
     variation.mean.copy_(mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from xreal.config import Preset
 from xreal.data.contract import collate
-from xreal.data.prepared import PreparedDataset
+from xreal.data.prepared import PreparedDataset, fingerprint
 from xreal.errors import DataError
+from xreal.images import write_json
 from xreal.models.autoencoder import decode_latents, downsampling, encode_image
 from xreal.models.bands import split
 from xreal.models.detail import DetailGenerator, DetailJudge
+from xreal.models.folder import weights_hash
 from xreal.models.grid import find_grid
 from xreal.models.precision import default_device
 from xreal.pipeline import XRealPipeline
@@ -186,8 +189,12 @@ class DetailStage(Stage):
 
 def _drawn(model: Path, train: PreparedDataset, kept: Path) -> Tensor:
     """Draw X-rays with the whole model, (N, 1, H, W) float16, once for a run: processes after the first read them."""
+    # Detail and texture have no part in them, and change from one checkpoint of the run to the next.
+    made_by = {"weights": weights_hash(model, ("detail", "texture")), "data": fingerprint(train.folders, train.split)}
+    record = kept.with_suffix(".json")
     with PartialState(cpu=default_device().type == "cpu").main_process_first():
-        if not kept.exists():
+        if not (kept.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8")) == made_by):
+            record.unlink(missing_ok=True)
             pipeline = XRealPipeline.from_pretrained(model, device="auto")
             pipeline.set_progress_bar_config(disable=True)
             indices = train.with_organ_mask() if pipeline.takes_organs else list(range(len(train)))
@@ -198,7 +205,8 @@ def _drawn(model: Path, train: PreparedDataset, kept: Path) -> Tensor:
             kept.parent.mkdir(parents=True, exist_ok=True)
             with kept.with_suffix(".new").open("wb") as file:
                 np.save(file, images.half().numpy())
-            kept.with_suffix(".new").rename(kept)
+            kept.with_suffix(".new").replace(kept)
+            write_json(record, made_by)
     return torch.from_numpy(np.load(kept))
 
 

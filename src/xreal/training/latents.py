@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xreal.data.augment import STILL_EDGES, random_affine
 from xreal.data.contract import Sample, collate
-from xreal.data.prepared import PreparedDataset
+from xreal.data.prepared import PreparedDataset, fingerprint
 from xreal.images import write_json
 from xreal.models.autoencoder import downsampling, encode_image
 from xreal.models.precision import default_device
@@ -81,7 +81,7 @@ class CachedLatents:
         organs: bool = False,
         on_device: bool = False,
     ) -> CachedLatents:
-        """Encode all samples, or open ``folder`` where an earlier start of the same run, same autoencoder, wrote them.
+        """Encode all samples, or open ``folder`` where an earlier start wrote them, of the same data and autoencoder.
 
         The processes of a distributed run share the work; all must see the same ``folder``.
 
@@ -111,13 +111,13 @@ class CachedLatents:
         state = PartialState(cpu=default_device().type == "cpu")
         made_by = {
             "autoencoder": _fingerprint(autoencoder),
-            "samples": len(data),
+            "data": fingerprint(data.folders, data.split),
             "copies": copies,
             "organs": organs,
-            "version": 6,
+            "version": 7,
         }
         record = folder / "made_by.json"
-        fresh = not record.exists() or json.loads(record.read_text()) != made_by
+        fresh = not record.exists() or json.loads(record.read_text(encoding="utf-8")) != made_by
         state.wait_for_everyone()  # all have looked before one begins to change what is there
         if fresh:
             if state.is_main_process:

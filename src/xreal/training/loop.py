@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -49,7 +50,8 @@ def draw_indices(weights: Tensor, batch_size: int, step: int, seed: int) -> list
 
 
 def _generator(seed: int, step: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + step * 101 + stream)
+    mixed = np.random.SeedSequence((seed, step, stream)).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))
 
 
 class _Run:
@@ -100,8 +102,9 @@ class _Run:
 
     def load(self) -> None:
         old = self.folder / "checkpoint.old"
-        if not self.checkpoint.exists() and old.exists():
+        if self.accelerator.is_main_process and not self.checkpoint.exists() and old.exists():
             old.rename(self.checkpoint)
+        self.accelerator.wait_for_everyone()
         if not self.checkpoint.exists():
             raise TrainingError(f"{self.folder} holds no checkpoint to resume from; start without --resume")
         self.accelerator.load_state(str(self.checkpoint))
@@ -121,6 +124,15 @@ class _Run:
             self.average.restore(parameters)
             for part, training in modes:
                 part.training = training
+
+    def export(self, out: Path) -> dict[str, float]:
+        """Validate the averaged weights, draw a sheet with them, write them into a model folder; return the metrics."""
+        with self.averaged():
+            metrics = self.stage.validate()
+            write_sheet(self.folder / f"step-{self.step:07d}.png", self.stage.sheet())
+            self.stage.export(out)
+        self.accelerator.log(metrics, step=self.step)
+        return metrics
 
     def step_networks(self, parts: Sequence[Sequence[int]], numbers: Sequence[int]) -> dict[str, float]:
         """Take one optimizer step per loss of the stage; each is taken before the next loss is computed.
@@ -236,6 +248,8 @@ def train(
         write_json(folder / "config.json", {"preset": stage.preset.to_dict(), "stage": asdict(config), "run": about})
 
     began, metrics = time.monotonic(), {}
+    if run.step >= config.steps and accelerator.is_main_process:  # killed when nothing was left but this
+        metrics = run.export(out)
     mine = range(rank, count, world)
     while run.step < config.steps:
         indices = draw_indices(stage.sampling_weights, config.batch_size, run.step, config.seed)
@@ -250,13 +264,9 @@ def train(
         if run.step % config.checkpoint_every == 0 or finished or out_of_time:
             run.save()
         if (run.step % config.validate_every == 0 or finished or out_of_time) and accelerator.is_main_process:
-            with run.averaged():
-                metrics = stage.validate()
-                write_sheet(folder / f"step-{run.step:07d}.png", stage.sheet())
-                stage.export(out)
-            accelerator.log(metrics, step=run.step)
-            with (folder / "log.jsonl").open("a") as log:
-                minutes = (time.monotonic() - began) / 60
+            metrics = run.export(out)
+            minutes = (time.monotonic() - began) / 60
+            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": run.step, "minutes": round(minutes, 1)} | parts | metrics) + "\n")
         if out_of_time:
             break

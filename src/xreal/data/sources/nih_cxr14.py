@@ -60,7 +60,10 @@ def records(raw: Path) -> Listing:
 
 
 def _whole(raw: Path) -> Listing:
-    train, test = (set(find_table(raw, name).read_text().split()) for name in ("train_val_list.txt", "test_list.txt"))
+    train, test = (
+        set(find_table(raw, name).read_text(encoding="utf-8").split())
+        for name in ("train_val_list.txt", "test_list.txt")
+    )
     if both := train & test:
         raise DataError(f"{sorted(both)[0]} is in both train_val_list.txt and test_list.txt; copy the lists again")
     boxes = _box_list(raw / "BBox_List_2017.csv")

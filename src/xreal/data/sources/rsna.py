@@ -93,7 +93,7 @@ def _patients(raw: Path) -> dict[str, str]:
     if not tables:
         return {}
     try:
-        rows = json.loads(tables[0].read_text())
+        rows = json.loads(tables[0].read_text(encoding="utf-8"))
         return {row["subset_img_id"]: f"nih-{int(row['img_id'].split('_')[0])}" for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{tables[0]} is not a list of subset_img_id and img_id ({error!r}); copy it again") from error
