@@ -14,7 +14,7 @@ import torch
 import xreal
 from xreal.dicom import write_dicom, write_segmentation
 from xreal.errors import InputError
-from xreal.images import write_image, write_json
+from xreal.images import fit_square, write_image, write_json
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import dice_per_organ
 from xreal.masks.segmenter import segment
@@ -75,17 +75,20 @@ def _free_memory(device: torch.device) -> int | None:
     return 1024 * kilobytes[0] if kilobytes else None
 
 
-def conformance(pipeline: XRealPipeline, images: np.ndarray, organ_masks: np.ndarray) -> list[dict[str, float]]:
+def conformance(
+    pipeline: XRealPipeline, images: Sequence[np.ndarray] | np.ndarray, organ_masks: np.ndarray
+) -> list[dict[str, float]]:
     """Measure per image the Dice of each requested organ that the segmenter knows with the same organ in the image.
 
     Args:
         pipeline: its segmenter is used.
-        images: (B, H, W) float32 in [0, 1].
-        organ_masks: requested, (B, H, W) uint8.
+        images: B pictures (H, W), float32 in [0, 1], of any size: they are fitted to the masks.
+        organ_masks: requested, (B, S, S) uint8, or (S, S) of all images.
     """
     segmenter = pipeline.network("segmenter")
-    found = segment(segmenter, torch.from_numpy(images)[:, None])
-    known = np.where(organ_masks < segmenter.config.organs, organ_masks, Organ.BACKGROUND)
+    squares = np.stack([fit_square(image, organ_masks.shape[-1]) for image in images])
+    found = segment(segmenter, torch.from_numpy(squares)[:, None])
+    known = np.broadcast_to(np.where(organ_masks < segmenter.config.organs, organ_masks, Organ.BACKGROUND), found.shape)
     return [
         {organ: round(value, 4) for organ, value in dice_per_organ(wanted, seen).items()}
         for wanted, seen in zip(known, found, strict=True)

@@ -1,5 +1,7 @@
 """Anatomy control: at its best on masks that are obeyed, worse in the number that should notice a fault."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ class Oracle(nn.Module):
     """Finds in image i the mask that is written into it as grey levels label ÷ 4."""
 
     device = torch.device("cpu")
+    config: ClassVar[dict[str, int]] = {}
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return -(image * 4 - torch.arange(4).view(1, 4, 1, 1)).abs()

@@ -11,7 +11,6 @@ from torchmetrics.image.fid import _compute_fid
 from xreal.errors import InputError
 from xreal.evaluation.fidelity import (
     fidelity_scores,
-    floor,
     frechet_distance,
     kid,
     precision_recall_density_coverage,
@@ -181,15 +180,6 @@ def test_half_samples_give_the_known_interval_of_a_mean() -> None:
     width = 2 * 1.96 * np.sqrt(real.var() / 400 + generated.var() / 200)
     assert scores["gap"] == pytest.approx(generated.mean() - real.mean())
     assert scores["gap high"] - scores["gap low"] == pytest.approx(width, rel=0.1)
-
-
-def test_floor_splits_into_disjoint_halves() -> None:
-    features = np.arange(101)[:, None]
-    first, second = floor(features, seed=1)
-    assert len(first) == len(second) == 50
-    assert len({*first[:, 0], *second[:, 0]}) == 100
-    assert (first[:, 0] != np.sort(first[:, 0])).any()
-    assert (floor(features, seed=2)[0] != first).any()
 
 
 @pytest.mark.parametrize(

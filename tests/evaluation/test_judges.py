@@ -15,7 +15,7 @@ from torch import nn
 from xreal.config import PRESETS
 from xreal.data.phantom import Phantom
 from xreal.errors import InputError, ModelError
-from xreal.evaluation.judges import Judges, extractors, features, load_judges, read_images
+from xreal.evaluation.judges import Judges, extractors, load_judges, read_images
 from xreal.masks.segmenter import build_judge_segmenter, segment
 from xreal.models.encoder import build_encoder
 from xreal.pipeline import XRealPipeline
@@ -120,18 +120,16 @@ def test_second_segmenter_is_used_like_the_first(judges: Judges, images: np.ndar
 
 def test_autoencoder_features(judges: Judges, images: np.ndarray, tiny_pipeline: XRealPipeline) -> None:
     available = extractors(judges, tiny_pipeline.vae, "abc")
-    plain = features("autoencoder", images, available)
+    plain = available["autoencoder"](images)
     channels = TINY.autoencoder.latent_channels
     assert plain.shape == (12, 2 * channels * 16)
     assert available["autoencoder"].weights == "abc"
     assert (plain[:, channels * 16 :] >= 0).all()
-    darker = features("autoencoder", 0.8 * images, available)
+    darker = available["autoencoder"](0.8 * images)
     assert np.abs(darker - plain).mean() > 0.1 * plain.std(0).mean()
 
 
 def test_unknown_extractors_are_refused(judges: Judges, images: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no extractor 'vgg' here; there are cxr-encoder; add rad-dino by XREAL_RAD"):
-        features("vgg", images, extractors(judges))
     with pytest.raises(InputError, match="extractor 'vgg'; expected one of rad-dino, inception, torchxrayvision"):
         extractors(judges, paths={"vgg": tmp_path})
     with pytest.raises(ModelError, match="gone does not exist; give a path with its weights, or unset XREAL_RAD_DINO"):
@@ -148,14 +146,14 @@ def test_network_of_transformers_plugs_in(
     monkeypatch.setenv("XREAL_RAD_DINO", str(tmp_path))
     available = extractors(judges)
     assert list(available) == ["cxr-encoder", "rad-dino"]
-    plain = features("rad-dino", images, available)
+    plain = available["rad-dino"](images)
     assert plain.shape == (12, 16)
     assert len(available["rad-dino"].weights) == 16
     settings = (
         '{"crop_size": {"height": 28, "width": 28}, "image_mean": [0.53, 0.53, 0.53], "image_std": [0.3, 0.3, 0.3]}'
     )
     (tmp_path / "preprocessor_config.json").write_text(settings)
-    assert np.abs(features("rad-dino", images, extractors(judges)) - plain).max() > 1e-3
+    assert np.abs(extractors(judges)["rad-dino"](images) - plain).max() > 1e-3
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"rad-dino: .* cannot be opened"):
         extractors(judges)

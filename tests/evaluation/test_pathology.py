@@ -13,7 +13,6 @@ from xreal.evaluation.pathology import (
     classifier_response,
     lesion_locality,
     localisation,
-    response_localisation,
     response_per_finding,
 )
 from xreal.models.encoder import Reading
@@ -168,21 +167,6 @@ def test_lesions_in_their_place_are_found_and_misplaced_ones_are_not(healthy: np
     assert everywhere["iou"].max() < 0.3
     nowhere = localisation(healthy, healthy, masks)
     assert nowhere["pointing game"].tolist() == nowhere["iou"].tolist() == [0] * 8
-
-
-def test_classifier_looks_where_the_lesion_is(
-    healthy: np.ndarray, masks: np.ndarray, requested: list[tuple[Finding, ...]]
-) -> None:
-    images = paint(healthy, masks, strength=1)
-    scores = response_localisation(Oracle(), images, healthy, masks, requested)
-    assert scores["pointing game"].tolist() == [1] * 8
-    shifted = response_localisation(Oracle(), images, healthy, np.roll(masks, 20, axis=1), requested)
-    assert shifted["pointing game"].tolist() == [0] * 8
-    alone = response_localisation(Oracle(), masks, np.full_like(healthy, np.nan), masks, requested)
-    assert alone["pointing game"].tolist() == [1] * 8
-    names = [(Finding.MASS,), (Finding.NO_FINDING,), (), *requested[3:]]
-    known = response_localisation(Oracle(), images, healthy, masks, names)["pointing game"]
-    assert np.isnan(known).tolist() == [True] * 3 + [False] * 5
 
 
 def test_requests_must_fit_the_images(healthy: np.ndarray, masks: np.ndarray) -> None:

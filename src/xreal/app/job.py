@@ -211,15 +211,13 @@ def _edit(pipeline: Any, job: Job, source: Source, seeds: list[int], watch: _Wat
 
 
 def _conformance_of_edits(pipeline: Any, job: Job, edits: list[XRealEditOutput]) -> list[dict[str, float]]:
-    from xreal.images import fit_square
     from xreal.masks.organs import resize_organ_mask
     from xreal.synthesis import conformance
 
-    if not edits or job.organs is None:
-        return [{} for output in edits for _ in output.images]
-    size = pipeline.image_size
-    images = np.stack([fit_square(image, size) for output in edits for image in output.images])
-    return conformance(pipeline, images, np.stack([resize_organ_mask(job.organs, size)] * len(images)))
+    images = [image for output in edits for image in output.images]
+    if not images or job.organs is None:
+        return [{} for _ in images]
+    return conformance(pipeline, images, resize_organ_mask(job.organs, pipeline.image_size))
 
 
 def to_xray(mask: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

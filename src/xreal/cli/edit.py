@@ -50,7 +50,7 @@ def edit(
     import_narrowly(model)
     from xreal.editing import open_source, write_edit_sheet, write_edits
     from xreal.errors import InputError
-    from xreal.images import check_output_folder, fit_square, prepare_output_folder
+    from xreal.images import check_output_folder, prepare_output_folder
     from xreal.inputs import check_settings
     from xreal.masks import parse_lesion, parse_mask, read_organ_mask
     from xreal.models.folder import resolve_folder, weights_hash
@@ -101,8 +101,7 @@ def edit(
             prepare_output_folder(out, overwrite)  # a new folder is made only once something has been drawn
         scores = None
         if output.organ_masks is not None:
-            squares = np.stack([fit_square(edited, pipeline.image_size) for edited in output.images])
-            scores = conformance(pipeline, squares, np.stack([output.organ_masks[1]] * len(squares)))
+            scores = conformance(pipeline, output.images, output.organ_masks[1])
         write_edits(out, first, source, output, provenance, scores)
         for number, edited_seed in enumerate(output.seeds, first):
             dice = [] if scores is None else [f"{name} {value:.3f}" for name, value in scores[number - first].items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from xreal.evaluation.detection import detection_features, detection_scores, dis
 from xreal.evaluation.diversity import diversity_scores
 from xreal.evaluation.edits import Edits
 from xreal.evaluation.fidelity import FEWEST_FOR_WHOLE_KID, fidelity_scores, whole_kid
+from xreal.evaluation.intervals import Number, number
 from xreal.evaluation.judges import Extractor, Judges, read_images
 from xreal.evaluation.pathology import (
     auroc_and_interval,
@@ -40,12 +40,10 @@ __all__ = [
     "Axis",
     "FidelityReference",
     "ManyReference",
-    "Number",
     "anatomy_axis",
     "diversity_axis",
     "edits_axis",
     "finding_fidelity",
-    "number",
     "pathology_axes",
     "places_axis",
     "privacy_axis",
@@ -60,16 +58,7 @@ _FEWEST_REAL_PLACES = 10  # boxes, and places beside them, for an area under the
 FEW_REAL = 25
 """Real images that the segmenter of the axis utility learns from: few, as where synthetic ones are wanted."""
 
-Number = dict[str, float | int | None]
 Axis = dict[str, Number]
-
-
-def number(value: float, n: int, low: float = math.nan, high: float = math.nan) -> Number:
-    """Keep a value beside its 95% interval and the number of images it comes from; None where there is no number."""
-    finite = {
-        key: one if math.isfinite(one) else None for key, one in {"value": value, "low": low, "high": high}.items()
-    }
-    return {**finite, "n": n}
 
 
 def _mean(values: np.ndarray, seed: int = 0) -> Number | None:

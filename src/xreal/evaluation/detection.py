@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from xreal.errors import InputError
+from xreal.evaluation.intervals import share_interval
 from xreal.evaluation.spectrum import grid_excess, radial_power
 
 __all__ = ["FEWEST_TO_TELL", "detection_features", "detection_scores", "discriminant"]
@@ -90,9 +90,8 @@ def detection_scores(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> 
             said = discriminant(both[fold != i], truth[fold != i], both[fold == i])
             right.append(said * truth[fold == i] > 0)
     accuracy = float(np.concatenate(right).mean())
-    interval = binomtest(round(accuracy * 2 * count), 2 * count).proportion_ci(method="wilson")
-    low, high = min(accuracy, float(interval.low)), max(accuracy, float(interval.high))
-    return {"accuracy": accuracy, "accuracy low": low, "accuracy high": high}
+    low, high = share_interval(accuracy, 2 * count)
+    return {"accuracy": accuracy, "accuracy low": min(accuracy, low), "accuracy high": max(accuracy, high)}
 
 
 def discriminant(train: Floats, truth: Floats, test: Floats) -> Floats:

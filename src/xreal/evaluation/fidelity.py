@@ -17,7 +17,6 @@ from xreal.evaluation.intervals import Indices, half_sample_intervals
 __all__ = [
     "FEWEST_FOR_WHOLE_KID",
     "fidelity_scores",
-    "floor",
     "frechet_distance",
     "kid",
     "precision_recall_density_coverage",
@@ -42,7 +41,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     singular for N < d and where the usual routines fail or lose half of the digits.
 
     The estimate is biased upwards by a term that falls as 1 / n and grows with d (Chong and Forsyth 2020): compare only
-    rows of one n, and read every row beside real against real (``floor``), which shows the bias alone.
+    rows of one n, and read every row beside real against real, which shows the bias alone.
 
     Args:
         real: (N, d) features.
@@ -221,21 +220,6 @@ def fidelity_scores(real: np.ndarray, generated: np.ndarray, seed: int = 0, k: i
     low, high = np.percentile(values - values.mean(), [2.5, 97.5]) * np.sqrt(size / (fewest - size))
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     return scores | {"kid": mean, "kid low": mean + float(low), "kid high": mean + float(high), "kid std": spread}
-
-
-def floor(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Split one set at random into two disjoint halves: real against real, the floor of every measure.
-
-    Args:
-        features: (N, ...) of real images, best one image per patient: two images of one patient on either side lower
-            the floor.
-        seed: of the split.
-
-    Returns:
-        Two arrays of N // 2 rows. Measures that are biased with n need the floor at the n of the other rows.
-    """
-    order, half = np.random.default_rng(seed).permutation(len(features)), len(features) // 2
-    return features[order[:half]], features[order[half : 2 * half]]
 
 
 def _checked(real: np.ndarray, generated: np.ndarray, fewest: int, what: str) -> tuple[Floats, Floats]:

@@ -1,15 +1,32 @@
-"""Intervals of measures that compare two whole sets of images, by measuring parts of them."""
+"""Numbers with their 95% intervals: of shares, and of measures that compare two whole sets of images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-__all__ = ["Indices", "half_sample_intervals"]
+__all__ = ["Indices", "Number", "half_sample_intervals", "number", "share_interval"]
 
 Indices = NDArray[np.int64]
+Number = dict[str, float | int | None]
+
+
+def number(value: float, n: int, low: float = math.nan, high: float = math.nan) -> Number:
+    """Keep a value beside its 95% interval and the number of images it comes from; None where there is no number."""
+    finite = {
+        key: one if math.isfinite(one) else None for key, one in {"value": value, "low": low, "high": high}.items()
+    }
+    return {**finite, "n": n}
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the lowest and the highest end of the 95% interval of a share of n images (Wilson)."""
+    interval = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def half_sample_intervals(

@@ -43,7 +43,6 @@ __all__ = [
     "Extractor",
     "Judges",
     "extractors",
-    "features",
     "load_judges",
     "read_images",
 ]
@@ -283,17 +282,3 @@ def extractors(
         else:
             found[name] = _TorchXRayVisionFeatures(place)
     return found
-
-
-def features(name: str, images: np.ndarray, available: Mapping[str, Extractor]) -> np.ndarray:
-    """Return the features (N, d) float64 of images (N, H, W) float32 in [0, 1] in the feature space of that name.
-
-    Raises:
-        InputError: it is not available; the message lists those that are and how to add others.
-    """
-    if name not in available:
-        more = "; ".join(f"{key} by {variable}" for key, variable in _VARIABLES.items() if key not in available)
-        raise InputError(
-            f"no extractor {name!r} here; there are {', '.join(available)}" + (f"; add {more}" if more else "")
-        )
-    return available[name](images)

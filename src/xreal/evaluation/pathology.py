@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from skimage.filters import sobel, threshold_otsu
 
@@ -27,7 +25,6 @@ __all__ = [
     "classifier_response",
     "lesion_locality",
     "localisation",
-    "response_localisation",
     "response_per_finding",
 ]
 
@@ -235,47 +232,3 @@ def localisation(images: np.ndarray, healthy: np.ndarray, lesion_masks: np.ndarr
 def _core(mask: np.ndarray) -> np.ndarray:
     inside: np.ndarray = mask >= 0.5 * mask.max()
     return inside
-
-
-def response_localisation(
-    encoder: Encoder,
-    images: np.ndarray,
-    healthy: np.ndarray,
-    lesion_masks: np.ndarray,
-    findings: Sequence[tuple[Finding, ...]],
-) -> dict[str, np.ndarray]:
-    """Ask whether the classifier sees the requested finding where it was requested.
-
-    Its response is its class activation map: features before pooling × the finding's weights, after − before. The map
-    has a sixteenth of the network's input size, so small masks are easily missed. Real images have no twin: their
-    map alone is asked, which is what a perfect generator could reach.
-
-    Args:
-        encoder: judges.
-        images: (N, H, W) float32 in [0, 1].
-        healthy: their twins, (N, H, W) float32; NaN where there is none.
-        lesion_masks: (N, H, W) in [0, 1]; from half of its maximum on counts as inside.
-        findings: requested of each image; the first that the classifier judges is asked.
-
-    Returns:
-        Per image, (N,) float64: "pointing game" and "chance" as in ``localisation``; NaN without a mask or without a
-        finding that the classifier judges.
-
-    Raises:
-        InputError: numbers or sizes differ.
-    """
-    _check(images, healthy, lesion_masks)
-    _check(images, healthy, findings)
-    judged = [finding for finding in encoder.findings if finding is not Finding.NO_FINDING]
-    asked = [next((finding for finding in names if finding in judged), None) for names in findings]
-    scores = {name: np.full(len(images), np.nan) for name in ("pointing game", "chance")}
-    usable = [i for i, finding in enumerate(asked) if finding is not None and lesion_masks[i].any()]
-    for i in usable:
-        pictures = [images[i]] + [healthy[i]] * bool(np.isfinite(healthy[i]).all())
-        maps = read_images(encoder, np.stack(pictures)).maps[:, encoder.findings.index(asked[i])]
-        response = (maps[0] - maps[1:].sum(0))[None, None]
-        fine = F.interpolate(response, size=images.shape[1:], mode="bilinear", align_corners=False)[0, 0]
-        wanted = _core(lesion_masks[i])
-        scores["pointing game"][i] = float(wanted.flat[int(torch.argmax(fine))])
-        scores["chance"][i] = wanted.mean()
-    return scores

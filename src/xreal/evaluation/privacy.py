@@ -23,10 +23,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.layers.simplelayers import gaussian_1d, separable_filtering
-from scipy.stats import binomtest
 from torch import Tensor
 
 from xreal.errors import DataError, InputError
+from xreal.evaluation.intervals import share_interval
 
 __all__ = [
     "FEWEST_HELD_OUT",
@@ -190,15 +190,15 @@ def copy_summary(
         raise InputError("no similarities; expected those of at least 1 image")
     limit = threshold(held_out, false_alarms)
     flagged = int(flag_copies(similarities, limit).sum())
-    interval = binomtest(flagged, len(similarities)).proportion_ci(method="wilson")
+    low, high = share_interval(flagged / len(similarities), len(similarities))
     return {
         "n": len(similarities),
         "held_out_n": len(held_out),
         "false_alarms": false_alarms,
         "threshold": limit,
         "flagged": flagged / len(similarities),
-        "flagged_low": float(interval.low),
-        "flagged_high": float(interval.high),
+        "flagged_low": low,
+        "flagged_high": high,
         "quantiles": {f"{share:g}": float(np.quantile(similarities, share)) for share in _QUANTILES},
         "held_out_quantiles": {f"{share:g}": float(np.quantile(held_out, share)) for share in _QUANTILES},
     }

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from xreal.evaluation.anatomy import anatomy_control
-from xreal.evaluation.card import Number
 from xreal.evaluation.cases import Cases
 from xreal.evaluation.edits import Edits
+from xreal.evaluation.intervals import Number
 from xreal.evaluation.judges import Judges
 from xreal.evaluation.privacy import NearestImages
 from xreal.images import write_bytes, write_json

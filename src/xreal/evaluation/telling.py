@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from xreal.errors import InputError
 from xreal.evaluation.detection import discriminant
+from xreal.evaluation.intervals import share_interval
 from xreal.evaluation.utility_tasks import BATCH, build_classifier, standardised
 
 __all__ = ["FEWEST_TO_LEARN", "NETWORKS", "linear_tells", "networks_tell"]
@@ -121,9 +121,9 @@ def _right(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def _accuracy(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
-    accuracy, count = _right(real, generated), len(real) + len(generated)
-    interval = binomtest(round(accuracy * count), count).proportion_ci(method="wilson")
-    return {"accuracy": accuracy, "accuracy low": float(interval.low), "accuracy high": float(interval.high)}
+    accuracy = _right(real, generated)
+    low, high = share_interval(accuracy, len(real) + len(generated))
+    return {"accuracy": accuracy, "accuracy low": low, "accuracy high": high}
 
 
 @torch.inference_mode()

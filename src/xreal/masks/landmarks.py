@@ -18,9 +18,10 @@ from skimage.measure import find_contours
 
 from xreal.errors import MaskError
 from xreal.masks.organs import OrganMask, check_organ_mask
+from xreal.masks.pieces import largest_piece
 from xreal.vocabulary import Organ
 
-__all__ = ["FREE_BORDERS", "LANDMARKS", "N_LANDMARKS", "draw_landmarks", "find_landmarks", "largest_piece"]
+__all__ = ["FREE_BORDERS", "LANDMARKS", "N_LANDMARKS", "draw_landmarks", "find_landmarks"]
 
 Points = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -45,12 +46,6 @@ FREE_BORDERS: Indices = np.concatenate([_away, _LUNG + _away])
 
 _TOUCH = 1.6  # pixels from the centre of a heart pixel to a lung's outline that touches it, diagonally too
 _FEWEST_PIXELS = 12  # of an organ whose outline is worth dividing
-
-
-def largest_piece(organ: Bools) -> Bools:
-    """Return the largest connected piece (8 neighbours) of a mask (H, W)."""
-    pieces, count = ndimage.label(organ, structure=np.ones((3, 3)))
-    return organ if count < 2 else pieces == 1 + np.bincount(pieces[organ])[1:].argmax()
 
 
 def find_landmarks(mask: OrganMask) -> Points:

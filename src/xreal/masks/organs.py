@@ -271,7 +271,7 @@ def implausible(mask: npt.NDArray[Any]) -> list[str]:
         if not low <= fractions[organ.title] <= high:
             share = f"{fractions[organ.title]:.1%}, usual are {low:.1%} to {high:.1%}"
             reasons.append(f"The {organ.title}'s share of the image is {share}.")
-        if (piece := largest_piece(labels == organ)) < _LARGEST_PIECE:
+        if (piece := largest_piece(labels == organ).sum() / (labels == organ).sum()) < _LARGEST_PIECE:
             reasons.append(f"The {organ.title} is in pieces; the largest holds {piece:.0%} of it.")
         if organ is not Organ.HEART and (thin := tail(labels == organ, _TAIL_RADIUS)) > _LARGEST_TAIL:
             reasons.append(f"The {organ.title} has a thin tail, {thin:.1%} of it; usual is up to {_LARGEST_TAIL:.1%}.")

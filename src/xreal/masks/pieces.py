@@ -8,12 +8,12 @@ import numpy.typing as npt
 __all__ = ["largest_piece", "tail"]
 
 
-def largest_piece(organ: npt.NDArray[np.bool_]) -> float:
-    """Return the share of an organ (H, W), not empty, that its largest piece holds."""
+def largest_piece(organ: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the largest connected piece (8 neighbours) of an organ (H, W)."""
     from scipy import ndimage  # late: slow to import
 
-    pieces, _ = ndimage.label(organ, structure=np.ones((3, 3)))
-    return float(np.bincount(pieces[organ]).max() / organ.sum())
+    pieces, count = ndimage.label(organ, structure=np.ones((3, 3)))
+    return organ if count < 2 else pieces == 1 + np.bincount(pieces[organ])[1:].argmax()
 
 
 def tail(organ: npt.NDArray[np.bool_], radius: float) -> float:

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from xreal.config import JudgeSegmenterConfig, SegmenterConfig
+from xreal.masks.pieces import largest_piece
 from xreal.masks.residual_unet import ResidualUNet
 from xreal.vocabulary import Organ
 
@@ -125,10 +126,7 @@ def _one_piece_per_organ(mask: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     cleaned = np.zeros_like(mask)
-    for organ in Organ:
-        pieces, count = ndimage.label(mask == organ)
-        if organ is Organ.BACKGROUND or count == 0:
-            continue
-        largest = pieces == 1 + np.argmax(ndimage.sum_labels(pieces > 0, pieces, range(1, count + 1)))
-        cleaned[ndimage.binary_fill_holes(largest) & (cleaned == 0)] = organ
+    for organ in (organ for organ in Organ if organ):
+        whole = ndimage.binary_fill_holes(largest_piece(mask == organ))
+        cleaned[whole & (cleaned == 0)] = organ
     return cleaned

@@ -8,8 +8,9 @@ from scipy import ndimage
 from scipy.interpolate import RBFInterpolator
 
 from xreal.errors import MaskError
-from xreal.masks.landmarks import Points, find_landmarks, largest_piece
+from xreal.masks.landmarks import Points, find_landmarks
 from xreal.masks.organs import OrganMask
+from xreal.masks.pieces import largest_piece
 from xreal.vocabulary import Organ
 
 __all__ = ["Shift", "organ_shift", "warp_image", "warp_organ_mask"]

@@ -10,21 +10,15 @@ import torch
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from xreal.app.study.questions import Question
+from xreal.evaluation.intervals import Number, number
 
-__all__ = ["FEWEST_FOR_INTERVAL", "Number", "cohen_kappa", "fleiss_kappa", "number"]
+__all__ = ["FEWEST_FOR_INTERVAL", "cohen_kappa", "fleiss_kappa"]
 
-Number = dict[str, float | int | None]
 _DRAWS = 500
 
 FEWEST_FOR_INTERVAL = 5
 """Pictures below which there is no bootstrap interval: one picture drawn again and again has no spread at all."""
 _TWO_OPTIONS = 2
-
-
-def number(value: float, n: int, low: float = math.nan, high: float = math.nan) -> Number:
-    """Keep a value beside its 95% interval and the number of pictures; None where there is no number."""
-    finite = {key: v if math.isfinite(v) else None for key, v in {"value": value, "low": low, "high": high}.items()}
-    return {**finite, "n": n}
 
 
 def cohen_kappa(question: Question, one: np.ndarray, other: np.ndarray, seed: int = 0) -> Number:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from xreal.app.study.agreement import FEWEST_FOR_INTERVAL, Number, cohen_kappa, fleiss_kappa, number
+from xreal.app.study.agreement import FEWEST_FOR_INTERVAL, cohen_kappa, fleiss_kappa
 from xreal.app.study.questions import VERDICT, Question
 from xreal.app.study.store import Reading
 from xreal.evaluation.control import mean_and_interval
+from xreal.evaluation.intervals import Number, number, share_interval
 
 __all__ = ["reader_label", "study_numbers"]
 
@@ -95,8 +96,8 @@ def _proportion(hits: Sequence[bool]) -> Number:
     """Return a share with its 95% Wilson interval."""
     if not hits:
         return number(np.nan, 0)
-    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    return number(sum(hits) / len(hits), len(hits), float(interval.low), float(interval.high))
+    share = sum(hits) / len(hits)
+    return number(share, len(hits), *share_interval(share, len(hits)))
 
 
 def _ratings(readings: Sequence[Reading], group: str, questions: Sequence[Question]) -> dict[str, Number]:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xreal.app.study.agreement import Number
 from xreal.app.study.numbers import reader_label, study_numbers
 from xreal.app.study.plots import plot_accuracy, plot_ratings
 from xreal.app.study.store import Reading, Store
 from xreal.errors import InputError
+from xreal.evaluation.intervals import Number
 from xreal.images import prepare_output_folder, write_bytes, write_json
 
 __all__ = ["study_report", "write_study_report"]
