@@ -160,7 +160,7 @@ def test_x_rays_are_drawn_again_with_their_own_organs_and_findings(
     with pytest.raises(InputError, match="no X-ray with Fracture"):
         redraw(options, tiny_pipeline, real, Finding.FRACTURE, lambda part, _: part)
     other = real.take([0, 3, 1])
-    with pytest.raises(OutputError, match="drawn with another .*prompt"):
+    with pytest.raises(OutputError, match=r"drawn with another .*prompt"):
         redraw(options, tiny_pipeline, other, FINDING, lambda part, _: part)
 
 
