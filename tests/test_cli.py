@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from PIL import Image
 
 import xreal
 from xreal.data.prepared import PreparedDataset
+from xreal.evaluation.cases import read_cases
 from xreal.inputs import PLACED_GUIDANCE
-from xreal.masks.lesions import Lesion
+from xreal.masks.lesions import Lesion, parse_lesion
 from xreal.masks.organs import read_organ_mask, write_organ_mask
 from xreal.models.folder import weights_hash
+from xreal.vocabulary import Finding
 
 Run = Callable[..., int]
 
@@ -83,7 +86,8 @@ def test_generate_writes_pictures_twins_records_and_a_sheet(
     out = tmp_path / "out"
     call = ("generate", "--organs", organs, "--lesion", f"{lesion}@0.5", "--model", tiny_model_folder)
     assert run(*call, "--seed", 5, "-n", 3, "--batch-size", 2, "--steps", 2, "--out", out) == 0
-    pictures = [f"000{i}{kind}" for i in range(3) for kind in ("-healthy.png", ".json", ".png")]
+    kinds = ("-healthy.png", "-lesion.png", "-organs.png", ".json", ".png")
+    pictures = [f"000{i}{kind}" for i in range(3) for kind in kinds]
     assert names(out) == sorted([*pictures, "sheet.png"])
     for number in range(3):
         record = json.loads((out / f"000{number}.json").read_text())
@@ -104,6 +108,10 @@ def test_generate_writes_pictures_twins_records_and_a_sheet(
         assert drawn.info["xreal:weights"] == record["weights"]
         assert "not for diagnosis" in drawn.info["xreal:synthetic"]
         assert drawn.tobytes() != twin.tobytes()
+    case = read_cases(out, 64).take([1])
+    assert case.findings == ((Finding.PNEUMONIA,),)
+    np.testing.assert_array_equal(case.organ_masks[0], read_organ_mask(organs))
+    np.testing.assert_allclose(case.lesion_masks[0], parse_lesion(lesion, 64, 64).mask, atol=1 / 255)
     assert picture(out / "sheet.png").width > 6 * 64
     assert "0002.png  seed 7  Dice: left lung" in capsys.readouterr().out
 
@@ -114,13 +122,37 @@ def test_same_seed_same_bytes_whatever_the_batch(
     call = ("generate", "--organs", organs, "--model", tiny_model_folder, "--steps", 2)
     assert run(*call, "-n", 2, "--seed", 3, "--out", tmp_path / "a") == 0
     assert run(*call, "-n", 2, "--seed", 3, "--out", tmp_path / "b") == 0
-    assert names(tmp_path / "a") == ["0000.json", "0000.png", "0001.json", "0001.png", "sheet.png"]
+    written = [f"000{i}{kind}" for i in range(2) for kind in ("-organs.png", ".json", ".png")]
+    assert names(tmp_path / "a") == [*written, "sheet.png"]
     for name in names(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     assert run(*call, "--seed", 4, "--out", tmp_path / "c") == 0
     first, second = (np.asarray(picture(tmp_path / path), int) for path in ("a/0001.png", "c/0000.png"))
     assert np.abs(first - second).max() <= 1  # a grey level of float tolerance
     assert (tmp_path / "a/0000.png").read_bytes() != (tmp_path / "a/0001.png").read_bytes()
+
+
+def test_an_unusual_mask_is_drawn_with_a_word_about_it(
+    run: Run, organs: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_organ_mask(tmp_path / "mirrored.png", read_organ_mask(organs)[:, ::-1])
+    lungs = 255 * (read_organ_mask(organs) == 1).astype(np.uint8)
+    Image.fromarray(lungs).save(tmp_path / "aorta.png")  # as the authors' masks have it
+    call = ("generate", "--model", tiny_model_folder, "--steps", 2)
+    assert run(*call, "--organs", tmp_path / "mirrored.png", "--out", tmp_path / "a") == 0
+    assert "mirrored.png: The right lung" in capsys.readouterr().err
+    assert run(*call, "--organs", tmp_path / "aorta.png", "--out", tmp_path / "b") == 0
+    said = capsys.readouterr()
+    assert "aorta.png: The left lung is missing. It is drawn all the same." in said.err
+    assert "Dice: no organ that the segmenter knows" in said.out
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(run: Run) -> None:
+    assert run("--help") == 0  # sets how warnings are written
+    ours = warnings.formatwarning(UserWarning("Too wide."), UserWarning, str(Path(xreal.__file__)), 7)
+    assert ours == "xreal: Too wide.\n"
+    theirs = warnings.formatwarning(UserWarning("Too wide."), UserWarning, "/elsewhere/library.py", 7, "")
+    assert theirs.startswith("/elsewhere/library.py:7: UserWarning: Too wide.")
 
 
 def test_text_to_image_without_organs(run: Run, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ BAD_INPUT = {
     "zero steps": ("--steps 0", "steps is 0"),
     "too many steps": ("--steps 1000", "steps is 1000; expected 1 to 999"),
     "negative guidance": ("--guidance -2", "guidance is -2.0; expected a number ≥ 0"),
+    "lesion window": ("--lesion-start 0.6 --lesion-until 0.3", "lesion_start is 0.6, lesion_until 0.3: no lesion"),
+    "braces": ("--prompt {finding}", "prompt '{finding}': braces stand for nothing but {findings}"),
     "mode": ("--mode inpaint", "unknown mode 'inpaint'; expected one of regional, two-pass"),
     "solver": ("--solver heun", "unknown solver 'heun'; expected one of ddim, dpm++, unipc, euler"),
     "eta": ("--eta 0.5", "eta is 0.5 with solver dpm++"),
@@ -116,10 +118,59 @@ def test_segment_refuses(
         (tmp_path / "nowhere", tiny_model_folder, "is no picture and no folder of pictures"),
         (phantom_folder, tmp_path / "bare", "holds no segmenter/; train one"),
     )
+    xray = tmp_path / "chest.png"
+    shutil.copy(phantom_folder / "chest-00.png", xray)
+    for source, place in ((xray, xray), (tmp_path, tmp_path)):
+        before = xray.read_bytes()
+        assert run("segment", source, "--out", place, "--model", tiny_model_folder) == 2
+        assert "chest.png is an X-ray, which its mask would overwrite" in capsys.readouterr().err
+        assert xray.read_bytes() == before
     for source, model, said in cases:
         assert run("segment", source, "--out", out, "--model", model) == 2
         assert said in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_one_picture_that_cannot_be_read_does_not_stop_the_others(
+    run: Run, phantom_folder: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "c.png"):
+        shutil.copy(phantom_folder / "chest-00.png", tmp_path / "in" / name)
+    (tmp_path / "in/b.png").write_text("no picture")
+    assert run("segment", tmp_path / "in", "--out", tmp_path / "out", "--model", tiny_model_folder) == 2
+    assert "1 of 3 pictures have no mask" in (said := capsys.readouterr().err)
+    assert "b.png cannot be read as PNG, JPEG, TIFF or DICOM (it is none of these)" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("variation", "--dry-run"), "variation is worked out from the data at once; it takes neither --dry-run"),
+        (("film", "--resume"), "nor --resume"),
+        (("segmenter", "--learning-rate", "nan"), "--learning-rate is nan; expected a number above 0"),
+        (("segmenter", "--mixed-precision", "foo"), "expected one of auto, no, bf16, fp16"),
+        (("segmenter", "--max-minutes", "0"), "--max-minutes is 0.0"),
+        (("segmenter", "--steps", "0"), "--steps"),
+        (("segmenter", "--batch-size", "0"), "--batch-size"),
+        (("autoencoder", "--preset", "cxr-256"), "64 pixels a side, the preset cxr-256 is for 256"),
+        (("backbone", "--autoencoder", "cxr-256"), "has 8 latent channels, the preset tiny"),
+        (("lora",), "controlnet, judge-segmenter, encoder, variation, signal-leak, film"),
+    ],
+)
+def test_train_refuses_options(
+    options: tuple[str, ...],
+    said: str,
+    run: Run,
+    phantom_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = ("train", options[0], "--preset", "tiny", "--data", phantom_data, "--out", tmp_path / "run", *options[1:])
+    assert run(*call) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -144,4 +195,8 @@ def test_train_refuses(
 def test_prepare_refuses(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("prepare", "mimic", tmp_path, tmp_path / "out") == 2
     assert "unknown source 'mimic'; expected one of jsrt, nih-cxr14, folder" in capsys.readouterr().err
+    assert run("prepare", "folder", tmp_path, tmp_path / "out", "--image-size", "0") == 2
+    assert "image_size is 0" in capsys.readouterr().err
+    assert run("prepare", "folder", tmp_path, tmp_path / "out") == 2
+    assert "lies in" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

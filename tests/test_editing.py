@@ -178,9 +178,16 @@ def test_what_cannot_be_done_is_refused(
         tiny_pipeline.edit(phantoms[0].image, **asked)
 
 
-@pytest.mark.parametrize("image", [np.full((64, 64), 2.0), np.full((64, 64), np.nan), np.ones((3, 64, 64))])
-def test_what_is_no_xray_is_refused(image: np.ndarray) -> None:
-    with pytest.raises(ImageError, match=r"expected \(H, W\) floats in \[0, 1\]"):
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.full((64, 64), 2.0), r"values 2.0 to 2.0; expected \[0, 1\]"),
+        (np.full((64, 64), np.nan), "values nan to nan"),
+        (np.ones((3, 64, 64)), r"of shape \(3, 64, 64\); expected \(H, W\) floats"),
+    ],
+)
+def test_what_is_no_xray_is_refused(image: np.ndarray, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
         plan_edit(image, 64, remove=np.ones((64, 64)))
 
 

@@ -82,7 +82,6 @@ def write_edits(
         raise InputError(f"edits are {output.images.shape[1:]}, their source {source.image.shape}; expected one size")
     write_image(out / "weight.png", output.weight)
     weights = str(provenance.get("weights", ""))
-    changed = round(float((output.weight > 0).mean()), 6)
     for number, (image, seed) in enumerate(zip(output.images, output.seeds, strict=True), first):
         # What makes the edit, without the names of files: made again elsewhere, its identifiers are the same.
         made = {"seed": seed, "weights": weights, **output.settings, "source_sha256": source.sha256}
@@ -92,9 +91,10 @@ def write_edits(
             description = "Synthetic edit of a chest X-ray"
             write_dicom(out / f"{number:04d}.dcm", image, made, series_description=description, source=source.path)
         record = {"xreal": xreal.__version__, "source": str(source.path), **provenance, **made}
+        changed = np.abs(image - source.image) * (2**source.bits - 1) >= 0.5  # of a step of grey
         if conformance is not None:
             record["conformance"] = conformance[number - first]
-        write_json(out / f"{number:04d}.json", {**record, "changed_share": changed})
+        write_json(out / f"{number:04d}.json", {**record, "changed_share": round(float(changed.mean()), 6)})
 
 
 def write_edit_sheet(path: Path, source: Source, images: Sequence[np.ndarray], weight: np.ndarray) -> None:

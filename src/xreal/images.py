@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from xreal.dicom import is_dicom, is_segmentation, read_dicom, read_organ_segmentation
 from xreal.errors import ImageError, InputError, OutputError
@@ -58,8 +58,8 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ImageError(f"{path} {what}; expected a PNG, JPEG, TIFF or DICOM file. Check the path.")
+        missing = "is a folder" if path.is_dir() else "does not exist"
+        raise ImageError(f"{path} {missing}; expected a PNG, JPEG, TIFF or DICOM file. Check the path.")
     if _holds_dicom(path):
         if is_segmentation(path):
             return Image.fromarray(read_organ_segmentation(path))
@@ -76,8 +76,10 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
         ImageOps.exif_transpose(picture, in_place=True)
     # Decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, KeyError, bomb errors.
     except Exception as error:
+        # Pillow would name the buffer, by an address that is another in each process.
+        what = "it is none of these" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(
-            f"{path} cannot be read as PNG, JPEG, TIFF or DICOM ({error}). The file is damaged, cut short or "
+            f"{path} cannot be read as PNG, JPEG, TIFF or DICOM ({what}). The file is damaged, cut short or "
             "of another kind: copy it again, or convert it to PNG."
         ) from error
     finally:

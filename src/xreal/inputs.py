@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -126,18 +127,17 @@ def check_settings(
     eta = (chosen.eta if solver == "ddim" else 0.0) if eta is None else eta
     if solver not in SOLVERS:
         raise InputError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
-    if steps < 1:
-        raise InputError(f"steps is {steps}; expected at least 1")
-    if not seeds:
-        raise InputError("no seeds; give one per image")
-    if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
-        raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise InputError(f"steps is {steps}; expected a whole number, at least 1")
+    _check_seeds(seeds)
     for name, scale in (("guidance", guidance), ("prompt_guidance", prompt_guidance)):
         if scale is not None and not 0 <= scale < float("inf"):
             raise InputError(f"{name} is {scale}; expected a number ≥ 0")
     for name, share in (("lesion_start", lesion_start), ("lesion_until", lesion_until)):
         if not 0 <= share <= 1:
             raise InputError(f"{name} is {share}; expected 0 to 1")
+    if lesion_start > lesion_until:
+        raise InputError(f"lesion_start is {lesion_start}, lesion_until {lesion_until}: no lesion would be drawn")
     if not 0 <= texture <= 2:
         raise InputError(f"texture is {texture}; expected 0 (none) to 2, 1 as in real X-rays")
     if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
@@ -145,13 +145,27 @@ def check_settings(
     return Settings(chosen.mode, solver, steps, eta, guidance, texture, prompt_guidance)
 
 
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if not isinstance(seeds, Sequence | np.ndarray) or isinstance(seeds, str):
+        raise InputError(f"seeds is {seeds!r}; expected a list, one per image")
+    if len(seeds) == 0:
+        raise InputError("no seeds; give one per image")
+    if bad := [seed for seed in seeds if not isinstance(seed, Integral)]:
+        raise InputError(f"seed {bad[0]!r} is no whole number")
+    if bad := [seed for seed in seeds if not 0 <= int(seed) < 2**63]:
+        raise InputError(f"seed {bad[0]} is out of range; expected 0 to 2^63 − 1")
+
+
 def lesions_per_image(
-    lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]], organ_mask: np.ndarray | None, batch: int, image_size: int
+    lesions: Lesion | Sequence[Lesion] | Sequence[Sequence[Lesion]],
+    organ_mask: np.ndarray | None,
+    batch: int,
+    image_size: int,
 ) -> list[list[Lesion]]:
     """Give each image its own lesions, at the model's size.
 
     Args:
-        lesions: of all images, or one sequence per image.
+        lesions: one or several of all images, or one sequence per image.
         organ_mask: (H, W), (B, H, W) or None; lesion masks must have its size.
         batch: number of images.
         image_size: side of the model's images in pixels.
@@ -159,16 +173,16 @@ def lesions_per_image(
     Raises:
         InputError: neither form; MaskError: a mask of another size.
     """
-    given: list[Any] = list(lesions)
+    given: list[Any] = [lesions] if isinstance(lesions, Lesion) else list(lesions)
     per_image: list[list[Lesion]]
     if all(isinstance(lesion, Lesion) for lesion in given):
         per_image = [given] * batch
-    elif len(given) == batch and not any(isinstance(lesion, Lesion) for lesion in given):
+    elif len(given) == batch and all(_are_lesions(own) for own in given):
         per_image = [list(own) for own in given]
     else:
         raise InputError(f"lesions: expected a list of Lesion, or one list of Lesion for each of the {batch} seeds")
     if organ_mask is not None:
-        masks = [organ_mask] * batch if np.ndim(organ_mask) == 2 else list(organ_mask)
+        masks = [np.asarray(organ_mask)] * batch if np.ndim(organ_mask) == 2 else [np.asarray(m) for m in organ_mask]
         for mask, own in zip(masks * (batch // len(masks)), per_image, strict=True):
             for lesion in own:
                 if lesion.mask.shape != mask.shape:
@@ -177,6 +191,10 @@ def lesions_per_image(
                     )
                 warn_if_outside_lungs(lesion, mask)
     return [[_fitted(lesion, image_size) for lesion in own] for own in per_image]
+
+
+def _are_lesions(given: Any) -> bool:
+    return isinstance(given, Sequence) and all(isinstance(one, Lesion) for one in given)
 
 
 def _fitted(lesion: Lesion, size: int) -> Lesion:
@@ -193,9 +211,13 @@ def prompts_per_image(prompt: str | Sequence[str], lesions: Sequence[Sequence[Le
         lesions: of each image.
 
     Raises:
-        InputError: another number of prompts than of images.
+        InputError: another number of prompts than of images, no text, or braces that stand for nothing.
     """
-    prompts = [prompt] * len(lesions) if isinstance(prompt, str) else list(prompt)
+    prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt] * len(lesions)
+    if not all(isinstance(one, str) for one in prompts):
+        raise InputError(f"prompt is {prompt!r}; expected text, or one text per image")
+    if strange := [one for one in prompts if set("{}") & set(one.replace("{findings}", ""))]:
+        raise InputError(f"prompt {strange[0]!r}: braces stand for nothing but {{findings}}, the lesions' names")
     if len(prompts) != len(lesions):
         raise InputError(f"{len(prompts)} prompts for {len(lesions)} images; give one prompt, or one per image")
     named = [prompt_from_findings([one.finding for one in own] or [Finding.NO_FINDING]) for own in lesions]

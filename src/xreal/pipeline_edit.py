@@ -16,7 +16,8 @@ from xreal.control.solvers import build_solver
 from xreal.errors import InputError, MaskError, ModelError
 from xreal.images import fit_square
 from xreal.inputs import StepCallback, check_settings
-from xreal.masks.lesions import Lesion
+from xreal.masks.lesions import Lesion, warn_if_outside_lungs
+from xreal.masks.organs import implausible
 from xreal.masks.segmenter import segment
 from xreal.models.autoencoder import decode_latents, encode_image
 from xreal.models.precision import device_of
@@ -140,7 +141,10 @@ class EditingPipeline(SteeredPipeline):
         adapter = self.default_blend("regional").adapter
         organs = None
         if adapter > 0 and self.segmenter is not None:  # hearts and diaphragms stay where they are
-            organs = torch.from_numpy(segment(self.network("segmenter"), square)).repeat(len(seeds), 1, 1)  # (B, S, S)
+            found = segment(self.network("segmenter"), square)  # (1, S, S)
+            for lesion in plan.lesions if not implausible(found[0]) else ():
+                warn_if_outside_lungs(lesion, found[0])
+            organs = torch.from_numpy(found).repeat(len(seeds), 1, 1)  # (B, S, S)
         elif not self._tells_places(adapter):
             adapter = 0.0
         denoise = self._denoiser(embeds[prompt].repeat(len(seeds), 1, 1), organs, findings, adapter)

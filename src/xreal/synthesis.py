@@ -16,7 +16,7 @@ from xreal.dicom import write_dicom, write_segmentation
 from xreal.errors import InputError
 from xreal.images import fit_square, write_image, write_json
 from xreal.masks.lesions import Lesion
-from xreal.masks.organs import dice_per_organ
+from xreal.masks.organs import dice_per_organ, write_organ_mask
 from xreal.masks.segmenter import segment
 from xreal.pipeline import XRealPipeline
 from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
@@ -170,7 +170,9 @@ def _draw_once(
 
 
 def write_drawn(out: Path, first: int, drawn: Sequence[Drawn], provenance: dict[str, Any]) -> None:
-    """Write ``0000.png``, ``0000-healthy.png`` (with lesions) and ``0000.json``, counting from ``first``.
+    """Write ``0000.png`` and ``0000.json``, counting from ``first``, and beside them what ``evaluate`` reads with them.
+
+    With lesions ``0000-healthy.png`` and ``0000-lesion.png``, all of them in one mask; with organs ``0000-organs.png``.
 
     Args:
         out: folder that exists.
@@ -184,6 +186,10 @@ def write_drawn(out: Path, first: int, drawn: Sequence[Drawn], provenance: dict[
         write_image(out / f"{number:04d}.png", one.image, text)
         if one.healthy is not None:
             write_image(out / f"{number:04d}-healthy.png", one.healthy, text)
+        if len(one.lesion_masks):
+            write_image(out / f"{number:04d}-lesion.png", one.lesion_masks.max(axis=0))
+        if one.organ_mask is not None:
+            write_organ_mask(out / f"{number:04d}-organs.png", one.organ_mask)
         write_json(out / f"{number:04d}.json", record)
 
 

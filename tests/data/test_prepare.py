@@ -238,7 +238,7 @@ def test_opacities_of_the_pneumonia_challenge_show_the_labels_that_are_opacities
     [
         ([("image", "split")], DataError, "has no column labels; it has image, split"),
         ([("image", "split", "labels"), ("a.png", "train", "Broken Heart")], FindingError, "Broken Heart"),
-        (None, DataError, "metadata.csv is missing"),
+        (None, DataError, "holds neither Data_Entry_2017.csv .* nor metadata.csv"),
     ],
 )
 def test_tables_are_checked(
@@ -263,6 +263,19 @@ def test_folder_without_a_table_is_split_by_patient(tmp_path: Path) -> None:
     assert (sample.image_id, sample.prompt) == ("sub-a", "")
     share = np.mean([split_by_hash(f"patient {i}") == "val" for i in range(3000)])
     assert share == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"), [("label", "labels"), ("Labels", "labels"), ("patient-id", "patient_id"), ("gender", "sex")]
+)
+def test_a_column_that_looks_misspelt_is_refused(tmp_path: Path, column: str, meant: str) -> None:
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / "raw/a.png")
+    write_table(tmp_path / "raw/metadata.csv", ("image", column), ("a.png", ""))
+    with pytest.raises(DataError, match=f"has a column {column!r}; call it {meant!r}"):
+        prepare("folder", tmp_path / "raw", tmp_path / "out", 32)
+    write_table(tmp_path / "raw/metadata.csv", ("image", "ward"), ("a.png", "7"))  # somebody's own
+    assert prepare("folder", tmp_path / "raw", tmp_path / "out", 32)["counts"] == {"images": 1, "with organ mask": 0}
 
 
 @pytest.mark.parametrize(("side", "known"), [(64, True), (32, False)])

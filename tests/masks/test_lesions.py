@@ -157,6 +157,20 @@ def test_painted_pixels_are_the_lesion(tmp_path: Path, mode: str, colour: int | 
     np.testing.assert_allclose(mask, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_labels_0_and_1_are_a_whole_lesion(tmp_path: Path, kind: type) -> None:
+    labels = np.zeros((HEIGHT, WIDTH), kind)
+    labels[20:25, 10:30] = 1
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(parse_lesion(f"Mass={tmp_path / 'a.png'}", HEIGHT, WIDTH).mask, labels)
+
+
+def test_a_mask_that_would_draw_next_to_nothing_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(MaskError, match=r"at most 0.4% of white, which draws next to nothing"):
+        parse_lesion(f"Mass={tmp_path / 'a.png'}", HEIGHT, WIDTH)
+
+
 def test_hidden_white_under_transparency_is_not_painted(tmp_path: Path) -> None:
     picture = Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 0))
     picture.putpixel((3, 4), (255, 255, 255, 255))

@@ -32,6 +32,11 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"seeds": []}, "no seeds"),
     ({"seeds": [3, -1]}, "seed -1 is out of range"),
     ({"seeds": [2**63]}, "out of range"),
+    ({"seeds": 7}, "seeds is 7; expected a list"),
+    ({"seeds": "12"}, "seeds is '12'; expected a list"),
+    ({"seeds": [1.5]}, "seed 1.5 is no whole number"),
+    ({"steps": 2.5}, "steps is 2.5; expected a whole number"),
+    ({"lesion_start": 0.6, "lesion_until": 0.3}, "no lesion would be drawn"),
 ]
 
 
@@ -54,6 +59,15 @@ def test_settings_are_those_of_the_quality_changed_where_the_caller_says() -> No
     assert check_settings([0], mode="regional", solver="ddim") == Settings("regional", "ddim", 6, 0.0)
 
 
+def test_one_lesion_seeds_in_an_array_and_masks_in_lists_are_taken(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray, lesion_in: Callable[..., Lesion]
+) -> None:
+    plain = tiny_pipeline(organ_mask, [lesion_in()], [3, 4], steps=2)
+    other = tiny_pipeline(organ_mask.tolist(), lesion_in(), np.array([3, 4]), steps=2)
+    np.testing.assert_array_equal(other.images, plain.images)
+    assert other.seeds == [3, 4]
+
+
 def test_more_steps_than_the_model_has_are_refused(tiny_pipeline: XRealPipeline) -> None:
     with pytest.raises(InputError, match="steps is 1000; expected 1 to 999"):
         tiny_pipeline(steps=1000)
@@ -69,6 +83,10 @@ def test_more_steps_than_the_model_has_are_refused(tiny_pipeline: XRealPipeline)
         ({"organ_mask": MASK, "lesions": [SMALL]}, MaskError, r"lesion mask is \(32, 32\), organ mask \(64, 64\)"),
         ({"lesions": [[LESION]], "seeds": [1, 2]}, InputError, "one list of Lesion for each of the 2 seeds"),
         ({"lesions": [LESION, [LESION]], "seeds": [1, 2]}, InputError, "expected a list of Lesion"),
+        ({"lesions": ["Pneumonia"]}, InputError, "expected a list of Lesion"),
+        ({"lesions": [[LESION, "Pneumonia"]]}, InputError, "expected a list of Lesion"),
+        ({"prompt": None}, InputError, "expected text"),
+        ({"prompt": "{finding}, AP view"}, InputError, "braces stand for nothing but {findings}"),
     ],
 )
 def test_masks_and_lesions_are_refused(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from pathlib import Path
 
 # Two threads that wait actively for each other are many times slower when a neighbour is busy; before torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -54,8 +56,21 @@ app.add_typer(masks.app, name="masks")
 app.add_typer(study.app, name="study")
 
 
+_LIBRARY_WARNING = warnings.formatwarning
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Write a warning of xreal without the place in its code; those of others as Python does."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"xreal: {message}\n"
+    return _LIBRARY_WARNING(message, category, filename, lineno, line)
+
+
 def main() -> None:
-    """Run the command line; errors of xreal are one line on stderr and exit status 2."""
+    """Run the command line; warnings and errors of xreal are one line on stderr each, errors with exit status 2."""
+    warnings.formatwarning = _one_line
     try:
         app()
     except XRealError as error:

@@ -90,12 +90,15 @@ def generate(
     from xreal.files import written_behind
     from xreal.images import check_output_folder, prepare_output_folder
     from xreal.masks import parse_lesion, read_organ_mask
+    from xreal.masks.organs import implausible
     from xreal.models.narrow import import_narrowly
 
     if n < 1 or retries < 0 or not 0 <= min_dice <= 1:
         raise InputError("expected --number ≥ 1, --retries ≥ 0 and --min-dice from 0 to 1")
     batch = parse_batch_size(batch_size)
     organ_mask = None if organs is None else read_organ_mask(organs)
+    for reason in () if organ_mask is None else implausible(organ_mask):
+        typer.echo(f"xreal: {organs}: {reason} It is drawn all the same.", err=True)
     height, width = (256, 256) if organ_mask is None else organ_mask.shape
     lesions = [parse_lesion(text, height, width) for text in lesion or ()]
     check_output_folder(out, overwrite)
@@ -151,7 +154,8 @@ def generate(
         for number, one in enumerate(drawn, first):
             scores = ", ".join(f"{organ} {value:.3f}" for organ, value in one.record["conformance"].items())
             refused = "" if one.record["accepted"] else f"  below --min-dice {min_dice} after {retries} retries"
-            typer.echo(f"{out / f'{number:04d}.png'}  seed {one.record['seed']}  Dice: {scores or 'no mask'}{refused}")
+            none = "no mask" if organs is None else "no organ that the segmenter knows"
+            typer.echo(f"{out / f'{number:04d}.png'}  seed {one.record['seed']}  Dice: {scores or none}{refused}")
 
     with written_behind() as behind:
         for first in range(0, n, batch):

@@ -11,6 +11,9 @@ import typer
 
 __all__ = ["train"]
 
+_WORKED_OUT = ("variation", "signal-leak", "film")  # at once, without steps
+_PRECISIONS = ("auto", "no", "bf16", "fp16")
+
 
 def train(
     stage: Annotated[
@@ -24,19 +27,21 @@ def train(
     out: Annotated[Path, typer.Option(help="Model folder; each stage adds its component.")],
     preset: Annotated[str, typer.Option(help="cxr-256, paper or tiny.")] = "cxr-256",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Instead of the preset's; of `film`, the solver's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's; of `film`, the solver's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
     copies: Annotated[
         int | None,
-        typer.Option(help="Moved copies of each X-ray, encoded beside it, instead of the preset's."),
+        typer.Option(min=0, help="Moved copies of each X-ray, encoded beside it, instead of the preset's."),
     ] = None,
     autoencoder: Annotated[str | None, typer.Option(help="Model with a vae/ to use instead of OUT's.")] = None,
     start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
     micro_batch_size: Annotated[
         int | None,
-        typer.Option(help="Images of the batch that are computed at once; the rest follows before the weights change."),
+        typer.Option(
+            min=1, help="Images of the batch that are computed at once; the rest follows before the weights change."
+        ),
     ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Keep fewer activations: less memory, more time.")
@@ -47,12 +52,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would need: parameters, FLOPs, memory, epochs; run nothing.")
     ] = False,
-    processes: Annotated[int, typer.Option(help="With --dry-run: how many would share the batch.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="With --dry-run: how many would share the batch.")] = 1,
     max_minutes: Annotated[float, typer.Option(help="Stop with a checkpoint after this time.")] = float("inf"),
 ) -> None:
     """Train one network of the model."""
     from xreal.config import get_preset
+    from xreal.errors import InputError
 
+    _check(stage, learning_rate, mixed_precision, max_minutes)
+    if stage in _WORKED_OUT and (dry_run or resume):
+        raise InputError(f"{stage} is worked out from the data at once; it takes neither --dry-run nor --resume")
     changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "augmented_copies": copies}
     chosen = get_preset(preset)
     if stage == "variation":
@@ -120,6 +129,20 @@ def train(
     typer.echo("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if write_index(out):
         typer.echo(f"{out} is a complete model: xreal generate --model {out} …")
+
+
+def _check(stage: str, learning_rate: float | None, mixed_precision: str, max_minutes: float) -> None:
+    from xreal.errors import InputError
+    from xreal.training.stages import STAGES
+
+    if stage not in (*STAGES, *_WORKED_OUT):
+        raise InputError(f"unknown stage {stage!r}; expected one of {', '.join((*STAGES, *_WORKED_OUT))}")
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):  # NaN fails too
+        raise InputError(f"--learning-rate is {learning_rate}; expected a number above 0")
+    if mixed_precision not in _PRECISIONS:
+        raise InputError(f"--mixed-precision is {mixed_precision!r}; expected one of {', '.join(_PRECISIONS)}")
+    if not max_minutes > 0:
+        raise InputError(f"--max-minutes is {max_minutes}; expected a number above 0")
 
 
 def _learn_variation(data: list[Path], out: Path, components: int) -> None:

@@ -85,8 +85,10 @@ def plan_edit(
         InputError: nothing is asked.
     """
     image = np.asarray(image)
-    if image.ndim != 2 or not image.size or image.dtype.kind != "f" or not (image.min() >= 0 and image.max() <= 1):
+    if image.ndim != 2 or not image.size or image.dtype.kind != "f":
         raise ImageError(f"image is {image.dtype} of shape {image.shape}; expected (H, W) floats in [0, 1].")
+    if not (image.min() >= 0 and image.max() <= 1):  # NaN fails too
+        raise ImageError(f"image holds values {image.min()} to {image.max()}; expected [0, 1]. Rescale or clip it.")
     if not lesions and remove is None and organs is None:
         raise InputError("nothing to edit; give lesions to add, an area to remove findings from, or an organ mask")
     named = [(f"lesion mask of {lesion.finding.value}", lesion.mask) for lesion in lesions]

@@ -72,7 +72,7 @@ def prepare(
         without a name here, unreadable files. ``sheet.png`` shows X-rays with their masks and lesions.
 
     Raises:
-        InputError: unknown source or policy, or no workers.
+        InputError: unknown source or policy, no workers, no size, or ``out`` inside of ``raw``.
         DataError: the source is not in its layout, has a patient in two splits, or ``out`` was begun with other
             settings; or a reading process was killed.
         OutputError: ``out`` holds other files or cannot be written.
@@ -83,6 +83,10 @@ def prepare(
         raise InputError(f"unknown policy for uncertain labels {uncertain!r}; expected one of {', '.join(UNCERTAIN)}")
     if workers < 1:
         raise InputError(f"{workers} workers cannot read anything; give at least 1")
+    if image_size < 1:
+        raise InputError(f"image_size is {image_size}; expected at least 1 pixel")
+    if out.resolve().is_relative_to(raw.resolve()):
+        raise InputError(f"{out} lies in {raw}, whose X-rays are read; give a folder beside it")
     listing = _settle(_list(source, raw), uncertain)
     records = listing.records
     _check(records)

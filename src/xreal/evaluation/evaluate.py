@@ -233,6 +233,8 @@ def _pathology(judges: Judges, options: Options, rows: dict[str, Row], card: _Ca
             card.rows[name]["pathology"] = axis
             for finding, numbers in findings.items():
                 card.findings.setdefault(name, {}).setdefault(finding, {}).update(numbers)
+        elif row.drawn:
+            card.notes.append(f"pathology of {name}: no lesions (NAME-lesion.png) with twins (NAME-healthy.png)")
 
 
 def _diversity(options: Options, pipeline: XRealPipeline, others: Cases, track: Track) -> Axis:

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _MAX_STRENGTH = 4.0
+_FAINTEST = 0.05  # of white, in the brightest pixel of a painted lesion
 _SHAPES = "box:x0,y0,x1,y1, ellipse:cx,cy,rx,ry, polygon:x,y,x,y,x,y or paint.png"
 _SYNTAX = f"Finding=PLACE or Finding=PLACE@strength, where PLACE is {_SHAPES}"
 # Findings that are not, or not only, in the lungs.
@@ -141,7 +142,7 @@ def _split_strength(place: str) -> tuple[str, float]:
 
 def _read_paint(path: Path, wanted: str, height: int, width: int) -> LesionMask:
     if not path.exists():
-        raise MaskError(f"lesion picture {path} does not exist; expected {wanted}.")
+        raise MaskError(f"mask picture {path} does not exist; expected {wanted}.")
     try:
         picture = open_picture(path)
     except ImageError as error:
@@ -151,13 +152,25 @@ def _read_paint(path: Path, wanted: str, height: int, width: int) -> LesionMask:
         raise MaskError(
             f"{path} is {size}; expected {width} x {height}, as the organ mask or the X-ray. Paint at that size."
         )
-    if picture.mode.startswith("I"):
-        return (np.asarray(picture, dtype=np.float32) / 65535).clip(0, 1)
+    deep = picture.mode.startswith("I")
+    if (deep or picture.mode == "L") and (values := np.asarray(picture)).max() == 1:
+        return values.astype(np.float32)  # labels 0 and 1, not the faintest of all greys
+    if deep:
+        return _seen((np.asarray(picture, dtype=np.float32) / 65535).clip(0, 1), path)
     if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise MaskError(f"{path} has mode {picture.mode!r}; expected grey, indexed or RGB(A). Save it as RGB PNG.")
     channels = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
     # The brightest channel, not luminance: a red brush marks as much as a white one.
-    painted: LesionMask = channels[..., :3].max(axis=-1) * channels[..., 3]
+    return _seen(channels[..., :3].max(axis=-1) * channels[..., 3], path)
+
+
+def _seen(painted: LesionMask, path: Path) -> LesionMask:
+    """Refuse a mask that would draw next to nothing: its values mean something else."""
+    if 0 < (most := float(painted.max())) < _FAINTEST:
+        raise MaskError(
+            f"{path} is at most {most:.1%} of white, which draws next to nothing. Paint lesions white, or save the "
+            "mask with 0 and 1, or with 0 and 255 in 8 bits."
+        )
     return painted
 
 

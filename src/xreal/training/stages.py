@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import PartialState
 
 from xreal.config import Preset
+from xreal.data.prepared import PreparedDataset
 from xreal.errors import InputError, TrainingError
 from xreal.models.folder import load_autoencoder, load_component, start_from
 from xreal.models.precision import default_device
@@ -54,9 +55,10 @@ def build_stage(
         start: model folder whose weights training begins with.
 
     Raises:
-        InputError: unknown stage.
+        InputError: unknown stage, or X-rays or an autoencoder that the preset does not fit.
         TrainingError: the autoencoder is needed and not there.
     """
+    _check_sizes(name, preset, data)
     PartialState(cpu=default_device().type == "cpu")  # each process takes its own device before anything is placed
     # Each stage imports what it needs: the segmenter's does not wait for diffusers, nor the others' for MONAI.
     if name == "segmenter":
@@ -71,7 +73,9 @@ def build_stage(
     if name == "backbone":
         from xreal.training.backbone import BackboneStage
 
-        return BackboneStage(preset, data, _autoencoder(autoencoder or out), cache, start)
+        vae = _autoencoder(autoencoder or out)
+        _check_latents(preset, vae)
+        return BackboneStage(preset, data, vae, cache, start)
     if name == "concat":
         from xreal.training.concat import ConcatStage
 
@@ -133,6 +137,35 @@ def build_stage(
 
         return _started(EncoderStage(preset, data), start, "encoder")
     raise InputError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
+
+
+def _check_sizes(name: str, preset: Preset, data: Sequence[Path]) -> None:
+    """Refuse X-rays of another size than the networks that are begun with.
+
+    Raises:
+        InputError: as above.
+    """
+    if name in ("segmenter", "autoencoder", "backbone"):
+        side = PreparedDataset(data, "train")[0].image.shape[0]
+        if side != preset.image_size:
+            raise InputError(
+                f"the X-rays have {side} pixels a side, the preset {preset.name} is for {preset.image_size}; prepare "
+                "them with that --image-size, or choose another --preset"
+            )
+
+
+def _check_latents(preset: Preset, autoencoder: Any) -> None:
+    """Refuse an autoencoder of other latents than the preset's U-Net draws.
+
+    Raises:
+        InputError: as above.
+    """
+    theirs, ours = int(autoencoder.config.latent_channels), preset.autoencoder.latent_channels
+    if theirs != ours:
+        raise InputError(
+            f"the autoencoder has {theirs} latent channels, the preset {preset.name} {ours}; choose another --preset, "
+            "or train an autoencoder with this one"
+        )
 
 
 def _refuse_backbone(out: Path, name: str) -> None:

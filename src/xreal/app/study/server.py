@@ -119,7 +119,7 @@ def serve(store: Store, host: str, port: int, url: str | None, say: Callable[[st
     """
     try:
         listening = socket.create_server((host, port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}:{port} ({error}); choose another --port or --host") from error
     name = socket.gethostname() if host == "0.0.0.0" else host
     base = url or f"http://{name}:{listening.getsockname()[1]}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from difflib import get_close_matches
 from pathlib import Path
 
 from xreal.data.sources.dicom_header import Header, holds_dicom, read_header
@@ -30,6 +31,9 @@ __all__ = ["records"]
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 _DICOM = {".dcm", ".dicom"}
+_COLUMNS = frozenset({"image", "patient_id", "split", "labels", "uncertain", "view", "sex", "age"})
+_OTHER_NAMES = {"finding": "labels", "findings": "labels", "gender": "sex", "patient": "patient_id"}
+_LIKE = 0.8  # as difflib compares words
 _RADIOGRAPHS = {"", "CR", "DX", "RG"}  # DICOM modalities; "" where the header does not say, and for pictures
 
 
@@ -37,13 +41,12 @@ def records(raw: Path) -> Listing:
     """List the X-rays.
 
     Raises:
-        DataError: the folder holds none.
+        DataError: the folder holds none, or the table a column that seems to be misspelt.
     """
     paths = [path for path in sorted(raw.rglob("*")) if _is_picture(path)]
     if not paths:
         raise DataError(f"{raw} holds no picture ({', '.join(sorted(_PICTURES))}) and no DICOM file")
-    table = raw / "metadata.csv"
-    rows = {row["image"]: row for row in read_table(table, ("image",))} if table.exists() else {}
+    rows = _table(raw / "metadata.csv")
     listed, left_out = [], Counter[str]()
     for path in paths:
         name = path.relative_to(raw).as_posix()
@@ -74,6 +77,20 @@ def records(raw: Path) -> Listing:
     if rows:
         left_out["file not there"] = len(rows)
     return Listing(listed, left_out)
+
+
+def _table(path: Path) -> dict[str, dict[str, str]]:
+    """Read the table, if there is one, by image; refuse a column that looks like a misspelt one of ours."""
+    if not path.exists():
+        return {}
+    rows = list(read_table(path, ("image",)))
+    columns = set(rows[0]) if rows else set()
+    for column in sorted(columns - set(_COLUMNS)):
+        near = get_close_matches(column.lower(), _COLUMNS.difference(columns), 1, _LIKE)
+        if near or column.lower() in _OTHER_NAMES:
+            meant = near[0] if near else _OTHER_NAMES[column.lower()]
+            raise DataError(f"{path} has a column {column!r}; call it {meant!r} if it is that, or leave it out")
+    return {row["image"]: row for row in rows}
 
 
 def _pseudonym(patient_id: str) -> str:

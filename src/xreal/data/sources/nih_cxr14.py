@@ -111,6 +111,10 @@ def _box_list(table: Path) -> dict[str, list[Box]]:
 
 
 def _selection(raw: Path) -> list[Record]:
+    if not (raw / "metadata.csv").exists():
+        raise DataError(
+            f"{raw} holds neither Data_Entry_2017.csv (the whole set as NIH gives it) nor metadata.csv (a selection)"
+        )
     table = list(read_table(raw / "metadata.csv", ("image", "split", "labels")))
     findings = {row["image"]: findings_from_labels(row["labels"]) for row in table}
     boxes: dict[str, list[Box]] = defaultdict(list)
