@@ -16,7 +16,7 @@ from xreal.config import PRESETS
 from xreal.errors import DataError, InputError, TrainingError
 from xreal.evaluation.rows import reconstruct
 from xreal.masks.lesions import Lesion
-from xreal.models.bands import amplify, noise_in_bands, split
+from xreal.models.bands import amplify, changes, noise_in_bands, split
 from xreal.models.folder import write_index
 from xreal.models.grid import find_grid
 from xreal.models.texture import Texture
@@ -80,6 +80,28 @@ def test_bands_of_noise_have_unit_variance() -> None:
     torch.testing.assert_close(
         noise_in_bands(white(8, 1, 128, 128), 6).std((0, 2, 3)), torch.ones(6), rtol=0.05, atol=0
     )
+
+
+def test_noise_changes_as_much_as_it_has_in_each_direction() -> None:
+    bands = split(white(6, 1, 128, 128), 6)[:, :5]
+    variance = bands.var((0, 2, 3))
+    for change in changes(bands):
+        torch.testing.assert_close(change[..., :-1, 1:-1].square().mean((0, 2, 3)), variance, rtol=0.05, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("turned", [False, True])
+def test_lines_are_no_grain(turned: bool) -> None:
+    texture = Texture(bands=6, grain_bands=4)
+    faint = 0.5 + 0.001 * white(1, 1, 128, 128)
+    across = torch.arange(128.0) + (torch.arange(128.0)[:, None] if turned else torch.zeros(128, 1))
+    lined = faint + 0.2 * (across % 16 < 2)
+    bands = [texture.bands(images) for images in (lined, faint)]
+    size, grain = (
+        (one(bands[0]) - one(bands[1]))[:, :4].mean((0, 2, 3)) for one in (texture.sizes, texture.grain_sizes)
+    )
+    assert (size > 1).all()
+    assert (grain < 0.5 * size).all()
 
 
 def test_the_grid_goes_and_edges_stay() -> None:

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["amplify", "noise_in_bands", "split"]
+__all__ = ["amplify", "changes", "noise_in_bands", "split"]
 
+_DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows down, columns to the right
+_FINE = 128  # frequencies along a side, enough to sum over
 _MARGIN = 16  # pixels by which an image is mirrored at its border, so that opposite sides do not meet
 
 
@@ -57,6 +59,27 @@ def noise_in_bands(white: Tensor, count: int) -> Tensor:
     return parts / filters.deviations[:, None, None]
 
 
+def changes(bands: Tensor) -> list[Tensor]:
+    """Return by how much bands change from one pixel to the next, in each of four directions.
+
+    An edge does not change along itself, however strong it is; grain changes in all directions alike.
+
+    Args:
+        bands: (B, n, H, W), the n finest of ``split``.
+
+    Returns:
+        to the right, downwards and along both diagonals, (B, n, H, W) each, 0 past the border; of white noise all have
+        the variance that it has in its band.
+    """
+    ahead = F.pad(bands, (1, 1, 0, 1), mode="replicate")
+    height, width = bands.shape[-2:]
+    scales = _change_scales(bands.shape[1], bands.device)
+    return [
+        (ahead[..., down : down + height, 1 + across : 1 + across + width] - bands) * scale
+        for (down, across), scale in zip(_DIRECTIONS, scales, strict=True)
+    ]
+
+
 class _Filters(NamedTuple):
     """Of the bands and of what is coarser.
 
@@ -67,6 +90,18 @@ class _Filters(NamedTuple):
 
     half_plane: Tensor
     deviations: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _change_scales(count: int, device: torch.device) -> Tensor:
+    """Return what changes of each direction are multiplied by, (4, count, 1, 1)."""
+    rows, columns = (torch.fft.fftfreq(_FINE) * 2 * torch.pi, torch.fft.rfftfreq(_FINE) * 2 * torch.pi)
+    power = _filters(count, _FINE, _FINE, torch.device("cpu")).half_plane[:-1].square()
+    power = power * torch.where((columns > 0) & (columns < torch.pi), 2, 1)  # the other half of the plane
+    moved = torch.stack([2 - 2 * (down * rows[:, None] + across * columns).cos() for down, across in _DIRECTIONS])
+    share = (moved[:, None] * power).sum((2, 3)) / power.sum((1, 2))
+    return share.rsqrt()[..., None, None].to(device)
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from xreal.models.bands import amplify, noise_in_bands, split
+from xreal.models.bands import amplify, changes, noise_in_bands, split
 from xreal.models.grid import find_grid
 
 __all__ = ["Film", "Texture"]
@@ -19,6 +19,7 @@ _STEP = 4  # pixels: the strength of grain is predicted on every fourth, and cha
 _WIDE = 5  # of those, the side of the square whose detail it is read off
 _FURTHEST = 2.0  # deviations of the draw of a patch: what lies beyond is seen as single white and black pixels
 _ABOVE = 1.0  # log amplitude, 9 dB: edges get no more grain than this above the film's own
+_DETAIL = 0.5  # weight of all detail beside that of the grain: power matters too
 _FAINT = 1e-8  # of white²: power of detail below this is rounding to 8 bits
 _MOST = 1.25  # log amplitude, 11 dB: no film is sharper or softer than another by more
 
@@ -41,14 +42,16 @@ class Texture(ModelMixin, ConfigMixin):
     """Grain, and how films differ in sharpness.
 
     A decoder trained on the error per pixel returns the mean of all X-rays of the same latents, which is smoother than
-    any of them. How much detail real X-rays have besides is read off what the decoded image has in each band and
-    place, and added as noise; no finer than that, it tells nothing of the patient.
+    any of them. How much grain real X-rays have besides is read off what the decoded image has in each band and
+    place, and added as noise; no finer than that, it tells nothing of the patient. Grain is what a band has in the
+    direction in which it changes least: lines that a decoder leaves out are not made up for by noise.
 
     Real grain is not alike everywhere: it comes in patches, smooth next to sharp, that nothing in the decoded image
     foretells. How much its strength varies so is a number per band, in log amplitude.
 
     Dose, detector and processing, which latents do not hold, differ from film to film: each band of an image is made
-    stronger or weaker, by a draw from a Gaussian of what drawn X-rays lack of real ones.
+    stronger or weaker, by a draw from a Gaussian of what drawn X-rays lack of real ones. Most of that are lines, so
+    their grain is made weaker by as much as films would show too much of it.
 
     The network learns from X-rays and what is decoded of them (``xreal train texture``), patches and films from what
     the whole model draws (``xreal train film``).
@@ -66,7 +69,7 @@ class Texture(ModelMixin, ConfigMixin):
         """
         super().__init__()
         self.deviation = nn.Sequential(
-            nn.Conv2d(bands + 1, width, 1),
+            nn.Conv2d(bands + 1 + grain_bands, width, 1),
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
             nn.SiLU(),
@@ -75,6 +78,7 @@ class Texture(ModelMixin, ConfigMixin):
         with torch.no_grad():
             self.deviation[-1].weight.mul_(0.1)
             self.deviation[-1].bias.fill_(-0.5)  # grain not much weaker than what is there
+        self.grain_mean = nn.Parameter(torch.zeros(grain_bands), requires_grad=False)
         self.patches = nn.Parameter(torch.zeros(grain_bands), requires_grad=False)
         self.film_mean = nn.Parameter(torch.zeros(bands), requires_grad=False)
         self.film_root = nn.Parameter(torch.zeros(bands, bands), requires_grad=False)
@@ -112,7 +116,8 @@ class Texture(ModelMixin, ConfigMixin):
         height, width = images.shape[-2:]
         noise = noise_in_bands(_white(images, height, width, generators), self.config.grain_bands)
         patch = _white(images, height // _STEP, width // _STEP, generators).clamp(-_FURTHEST, _FURTHEST)
-        strengths = self.strengths(self.bands(images)) + drawn * self.patches.view(-1, 1, 1) * patch
+        uneven = self.grain_mean.view(-1, 1, 1) + self.patches.view(-1, 1, 1) * patch
+        strengths = self.strengths(self.bands(images)) + drawn * uneven
         deviations = F.interpolate(strengths, scale_factor=_STEP, mode="bilinear").exp()
         return (deviations * noise).sum(1, keepdim=True)
 
@@ -127,9 +132,10 @@ class Texture(ModelMixin, ConfigMixin):
             bands: of ``bands``, (B, bands + 1, H, W).
         """
         # A mean of logarithms: the few edges of a place, far stronger than its grain, hardly count.
-        size, grey = _averaged(self.sizes(bands), _WIDE, 1), _averaged(_around(bands[:, -1:]), _WIDE, 1)
-        seen = torch.cat([size / 2 + 3, 2 * grey - 1], 1)  # both about 0, of unit size
-        logarithm = self.deviation(seen) + size[:, : self.config.grain_bands]
+        parts = (self.sizes(bands), _around(bands[:, -1:]), self.grain_sizes(bands))
+        size, grey, grain = (_averaged(part, _WIDE, 1) for part in parts)
+        seen = torch.cat([size / 2 + 3, 2 * grey - 1, grain / 2 + 3], 1)  # all about 0, of unit size
+        logarithm = self.deviation(seen) + grain
         logarithm = torch.minimum(logarithm, logarithm.mean((2, 3), keepdim=True) + _ABOVE)
         return logarithm.clamp(-12, -1)
 
@@ -137,8 +143,16 @@ class Texture(ModelMixin, ConfigMixin):
         """Return the log amplitude of each band of ``bands`` around every fourth pixel, (B, bands, H / 4, W / 4)."""
         return (_around(bands[:, :-1].square()) + _FAINT).log() / 2
 
+    def grain_sizes(self, bands: Tensor) -> Tensor:
+        """Return the log amplitude of the grain in each grain band of ``bands``, (B, grain bands, H / 4, W / 4).
+
+        Like ``sizes``, but of the change along the direction in which there is least.
+        """
+        power = torch.stack([_around(change.square()) for change in changes(bands[:, : self.config.grain_bands])])
+        return (power.amin(0) + _FAINT).log() / 2
+
     def loss(self, decoded: Tensor, real: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Return by how much detail and grain together are too strong or too weak in a place, in log amplitude.
+        """Return by how much grain is too strong or too weak in a place, and half of that of all detail, log amplitude.
 
         Args:
             decoded: (B, 1, H, W).
@@ -147,8 +161,9 @@ class Texture(ModelMixin, ConfigMixin):
         """
         clean = decoded - find_grid(decoded, self.config.tile)
         grained = clean + self.grain(clean, generators, drawn=False)
-        drawn, wanted = (self.sizes(self.bands(images)) for images in (grained, real))
-        return (drawn - wanted)[:, : self.config.grain_bands].abs().mean()
+        drawn, wanted = (self.bands(images) for images in (grained, real))
+        detail = (self.sizes(drawn) - self.sizes(wanted))[:, : self.config.grain_bands].abs().mean()
+        return (self.grain_sizes(drawn) - self.grain_sizes(wanted)).abs().mean() + _DETAIL * detail
 
 
 def _white(images: Tensor, height: int, width: int, generators: list[torch.Generator]) -> Tensor:

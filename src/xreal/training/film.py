@@ -108,20 +108,22 @@ def fit_films(texture: Texture, drawn: Tensor, real: Tensor) -> dict[str, float]
         worst band, with the films that the texture keeps.
     """
     mean, covariance = torch.zeros_like(texture.film_mean), torch.zeros_like(texture.film_root)
-    patches = torch.zeros_like(texture.patches)
-    wanted, uneven = _amplitudes(texture, real)
+    grain, patches = torch.zeros_like(texture.grain_mean), torch.zeros_like(texture.patches)
+    wanted, uneven, own = _amplitudes(texture, real)
     for turn in range(_ROUNDS):
         texture.film_mean.copy_(mean)
         texture.film_root.copy_(_root(covariance))
+        texture.grain_mean.copy_(grain)
         texture.patches.copy_(patches.clamp_min(0).sqrt())
         textured = []
         for start in range(0, len(drawn), _BATCH):
             part = drawn[start : start + _BATCH]
             film = texture.film(part, texture_generators(list(range(start, start + len(part)))))
             textured.append(texture(part, film))
-        reached, variance = _amplitudes(texture, torch.cat(textured))
+        reached, variance, grained = _amplitudes(texture, torch.cat(textured))
         gap = wanted.mean(0) - reached.mean(0)
         mean, covariance = mean + gap, covariance + wanted.T.cov() - reached.T.cov()
+        grain = grain + own - grained - gap[: len(grain)]  # which the film gives it too
         if turn == 0:  # drawn without patches
             uneven = torch.lerp(variance, uneven, _PATCHY)
         patches = patches + _UNSEEN * (uneven - variance)[: len(patches)]
@@ -130,10 +132,19 @@ def fit_films(texture: Texture, drawn: Tensor, real: Tensor) -> dict[str, float]
     return {"mean": decibels * float(gap.abs().max()), "scatter": decibels * float(scatter.abs().max())}
 
 
-def _amplitudes(texture: Texture, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean log amplitude of each band of each image, (N, bands), and its variance within one, (bands,)."""
-    sizes = torch.cat([texture.sizes(texture.bands(part)) for part in images.split(_BATCH)])
-    return sizes.mean((2, 3)), sizes.var((2, 3)).mean(0)
+def _amplitudes(texture: Texture, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean log amplitude of each band of each image, (N, bands), its variance within one, and the grain's.
+
+    The last two are means over the images, (bands,) and (grain bands,).
+    """
+    parts = [
+        (texture.sizes(bands), texture.grain_sizes(bands).mean((2, 3)))
+        for part in images.split(_BATCH)
+        for bands in (texture.bands(part),)
+    ]
+    sizes, grain = (torch.cat(some) for some in zip(*parts, strict=True))
+    return sizes.mean((2, 3)), sizes.var((2, 3)).mean(0), grain.mean(0)
+
 
 
 def _root(covariance: Tensor) -> Tensor:
