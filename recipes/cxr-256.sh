@@ -21,7 +21,7 @@
 #   signal-leak  one pass               1 min, two threads, B        docs/log.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   detail        4,250 × 32 crops      8 min, NVIDIA H200           docs/log.md
-#   texture         250 ×  8            7 min, two threads, B        bands within 0.6 dB
+#   texture         250 ×  8            6 min, two threads, B        bands within 0.2 dB
 #   film         one pass               1 min, two threads, B        their means within 0.1, deviations within 0.3 dB
 #   judges        1,300 × 32, 650 × 8   31 min, one thread, A        src/xreal/weights/judges/README.md
 #

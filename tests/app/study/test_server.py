@@ -71,6 +71,8 @@ def test_answers_are_saved_refused_or_too_late(client: tuple[TestClient, Store])
     assert links(store, "https://x.org/")[0][2] == f"https://x.org/r/{anna.token}/"
 
 
-def test_an_address_in_use_is_said(make: Make) -> None:
-    with pytest.raises(InputError, match=r"cannot listen on 203\.0\.113\.1:80"):
-        serve(make(), "203.0.113.1", 80, None, lambda _: None)
+def test_an_address_that_cannot_be_had_is_said(make: Make) -> None:
+    store = make()
+    for port, said in ((80, r"cannot listen on 203\.0\.113\.1:80"), (70000, "port is 70000"), (-5, "port is -5")):
+        with pytest.raises(InputError, match=said):
+            serve(store, "203.0.113.1", port, None, lambda _: None)

@@ -23,6 +23,7 @@ __all__ = ["links", "serve", "study_app"]
 
 _PAGE = Path(__file__).parent / "page"
 _LARGEST_ANSWER = 4_000_000  # bytes; marks are the bulk of it
+_LAST_PORT = 65535
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'",
@@ -117,9 +118,11 @@ def serve(store: Store, host: str, port: int, url: str | None, say: Callable[[st
     Raises:
         InputError: the address cannot be listened on.
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise InputError(f"--port is {port}; expected 0 to {_LAST_PORT}")
     try:
         listening = socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(f"cannot listen on {host}:{port} ({error}); choose another --port or --host") from error
     name = socket.gethostname() if host == "0.0.0.0" else host
     base = url or f"http://{name}:{listening.getsockname()[1]}"
