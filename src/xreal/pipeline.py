@@ -46,7 +46,7 @@ class XRealPipeline(EditingPipeline):
     def __call__(
         self,
         organ_mask: np.ndarray | None = None,
-        lesions: Sequence[Lesion] | Sequence[Sequence[Lesion]] = (),
+        lesions: Lesion | Sequence[Lesion] | Sequence[Sequence[Lesion]] = (),
         seeds: Sequence[int] = (0,),
         *,
         prompt: str | Sequence[str] = "",
@@ -69,7 +69,7 @@ class XRealPipeline(EditingPipeline):
         Args:
             organ_mask: ``Organ`` labels, (H, W) for all images or (B, H, W); any size, padded to a square and brought
                 to the model's by nearest neighbour. None: the model chooses the anatomy (plain text-to-image).
-            lesions: of all images, or one sequence per image; masks of the organ mask's size.
+            lesions: one or several of all images, or one sequence per image; masks of the organ mask's size.
             seeds: one per image, ≥ 0. Image i depends on its own seed alone, not on the batch.
             prompt: of the X-ray beyond its lesions, and of its twin, one for all images or one per image; "" as in the
                 paper. ``{findings}`` stands for the image's own findings: all of it then looks like the X-ray of such a

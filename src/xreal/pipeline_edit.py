@@ -37,7 +37,7 @@ class EditingPipeline(SteeredPipeline):
     def edit(
         self,
         image: np.ndarray,
-        lesions: Sequence[Lesion] = (),
+        lesions: Lesion | Sequence[Lesion] = (),
         seeds: Sequence[int] = (0,),
         *,
         remove: np.ndarray | None = None,
@@ -58,7 +58,7 @@ class EditingPipeline(SteeredPipeline):
 
         Args:
             image: (H, W) floats in [0, 1], MONOCHROME2, any size.
-            lesions: to be added; masks (H, W), over the organs as moved.
+            lesions: one or several to be added; masks (H, W), over the organs as moved.
             seeds: one per edit, ≥ 0. Where only organs move, all edits are the same.
             remove: (H, W) in [0, 1]: where findings are to go.
             organ_mask: wanted ``Organ`` labels, (H, W) or the model's square, with both lungs and the heart. What the
@@ -83,6 +83,7 @@ class EditingPipeline(SteeredPipeline):
         seeds = [int(seed) for seed in seeds]
         engine = build_solver(solver, self.scheduler, steps)
         image, size = np.asarray(image), int(self.image_size)
+        lesions = [lesions] if isinstance(lesions, Lesion) else lesions
         organs = None
         if organ_mask is not None:
             after = fit_organs(organ_mask, image.shape, size)

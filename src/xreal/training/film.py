@@ -146,7 +146,6 @@ def _amplitudes(texture: Texture, images: Tensor) -> tuple[Tensor, Tensor, Tenso
     return sizes.mean((2, 3)), sizes.var((2, 3)).mean(0), grain.mean(0)
 
 
-
 def _root(covariance: Tensor) -> Tensor:
     """Return a root of the nearest covariance: where drawn X-rays scatter more than real ones, nothing is added."""
     variances, directions = torch.linalg.eigh(covariance.double())
