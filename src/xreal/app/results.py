@@ -162,7 +162,8 @@ def _result(folder: Path, number: int, engine: Engine, job: Job, made: Made, inp
     }
     again = folder / f"{number:04d}-again.py"
     again.write_text(script(recipe), encoding="utf-8")
-    own = sorted(path for path in folder.glob(f"{number:04d}*") if path != again)
+    also = ("-again", "-organs", "-lesion")  # the masks are in the archive, and listed by their own names
+    own = sorted(path for path in folder.glob(f"{number:04d}*") if not path.stem.endswith(also))
     masks = [
         folder / name for name in (inputs.get("organs"), *map(lesion_file, job.lesions), inputs.get("remove")) if name
     ]

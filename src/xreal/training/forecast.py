@@ -233,7 +233,7 @@ def _texture(preset: Preset) -> tuple[list[nn.Module], Step]:
     def step(count: int) -> Tensor:
         decoded = decode(count).mean(1, keepdim=True)
         # What is filtered has no weights, and its constants no place among tensors that hold nothing.
-        seen = F.avg_pool2d(decoded, 4).expand(-1, texture.config.bands + 1, -1, -1)
+        seen = F.avg_pool2d(decoded, 4).expand(-1, texture.deviation[0].in_channels, -1, -1)
         deviations: Tensor = texture.deviation(seen)
         return deviations
 
