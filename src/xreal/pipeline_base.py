@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -35,7 +36,7 @@ from xreal.models.detail import with_lines
 from xreal.models.folder import load_components, resolve_folder
 from xreal.models.organs import ControlledUNet, adapter_features, knows_lesions, sees_organs
 from xreal.models.precision import device_of
-from xreal.models.prompts import encode_prompts
+from xreal.models.prompts import encode_prompts, misread, prompt_length
 from xreal.vocabulary import Finding
 
 __all__ = ["SteeredPipeline"]
@@ -237,8 +238,11 @@ class SteeredPipeline(DiffusionPipeline):
         return with_lines(self.network("detail", quality), tracks, downsampling(self.vae), strength)
 
     def _embed(self, prompts: Sequence[str], quality: Quality = "default") -> dict[str, Tensor]:
-        """Encode all distinct prompts in one call: prompt -> (L, d)."""
+        """Encode all distinct prompts in one call: prompt -> (L, d). Warns of what is not read as it was meant."""
         distinct, encoder = list(dict.fromkeys(prompts)), self.network("text_encoder", quality)
+        for prompt in distinct:
+            if said := misread(self.tokenizer, prompt, prompt_length(self.tokenizer, encoder)):
+                warnings.warn(said, UserWarning, stacklevel=3)
         embeds = encode_prompts(self.tokenizer, encoder, distinct, device_of(self.unet))
         return dict(zip(distinct, embeds, strict=True))
 

@@ -82,6 +82,9 @@ def test_light_classes_read_the_same_prompts(tiny_pipeline: XRealPipeline, tiny_
     text_encoder = LightTextEncoder(tiny_model_folder / "text_encoder").eval()
     for length in (None, 7):
         assert torch.equal(tokenize(tokenizer, PROMPTS, length), tokenize(tiny_pipeline.tokenizer, PROMPTS, length))
+    for prompt in (*PROMPTS, "Pnuemonia"):
+        assert tokenizer.tokenize(prompt) == tiny_pipeline.tokenizer.tokenize(prompt)
+    assert tokenize(tokenizer, PROMPTS, 7).shape == (len(PROMPTS), 7)  # cut and padded again after that
     cpu = torch.device("cpu")
     wanted = encode_prompts(tiny_pipeline.tokenizer, tiny_pipeline.text_encoder, PROMPTS, cpu)
     torch.testing.assert_close(encode_prompts(tokenizer, text_encoder, PROMPTS, cpu), wanted, atol=1e-5, rtol=1e-4)

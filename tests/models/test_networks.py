@@ -26,7 +26,8 @@ from xreal.models.backbone import (
     loss_weight,
     training_target,
 )
-from xreal.models.text_encoder import build_text_encoder, build_tokenizer, encode_prompts, tokenize
+from xreal.models.prompts import misread
+from xreal.models.text_encoder import build_text_encoder, build_tokenizer, encode_prompts, tokenize, wordpiece_tokenizer
 from xreal.vocabulary import Finding, prompt_from_findings, prompt_words
 
 TINY = PRESETS["tiny"]
@@ -177,6 +178,19 @@ def test_two_findings_fit_the_length_with_view_and_sex() -> None:
         for pair in itertools.combinations(Finding, 2):
             prompt = prompt_from_findings(pair, "PA", "F")
             assert len(tokenizer(prompt).input_ids) <= tokenizer.model_max_length, prompt
+
+
+def test_what_is_misread_is_said() -> None:
+    tokenizer = build_tokenizer(TINY.text_encoder)
+    for finding in Finding:
+        assert misread(tokenizer, f"{finding}, PA view, female", 24) == ""
+    assert misread(tokenizer, "", 24) == ""
+    said = misread(tokenizer, "Pnuemonia, AP view, Pnuemonia", 64)
+    assert said == ("prompt 'Pnuemonia, AP view, Pnuemonia': the model knows no word 'pnuemonia' and reads its letters")
+    assert misread(tokenizer, "Edema, PA view", 6) == ""
+    assert "it is 5 tokens long, and the model reads the first 4" in misread(tokenizer, "Edema, PA view.", 6)
+    bert = wordpiece_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "pneumo", "##thorax"], 24)
+    assert misread(bert, "pneumothorax", 24) == ""  # of parts that mean something
 
 
 def test_prompt_embeddings_are_those_of_each_prompt_alone() -> None:

@@ -1,5 +1,6 @@
 """Laws of the whole pipeline, on untrained networks: what must hold whatever the networks have learnt."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ FAST: dict[str, dict[str, Any]] = {"regional": {"steps": 4}, "two-pass": {"steps
 every_mode = pytest.mark.parametrize("settings", FAST.values(), ids=FAST)
 CHANNELS = PRESETS["tiny"].autoencoder.latent_channels
 CPU = torch.device("cpu")
+
+
+def test_a_prompt_that_is_not_read_as_meant_is_warned_of(tiny_pipeline: XRealPipeline) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "prompt ", UserWarning)
+        with pytest.raises(UserWarning, match="the model knows no word 'pnuemonia' and reads its letters"):
+            tiny_pipeline(seeds=[3], steps=1, prompt="Pnuemonia, AP view")
+        tiny_pipeline(seeds=[3], steps=1, prompt="Pneumonia, AP view")
 
 
 @every_mode

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-__all__ = ["LightTextEncoder", "LightTokenizer", "encode_prompts", "tokenize"]
+__all__ = ["LightTextEncoder", "LightTokenizer", "encode_prompts", "misread", "prompt_length", "tokenize"]
 
 
 def tokenize(
@@ -33,6 +33,35 @@ def tokenize(
     return ids
 
 
+def misread(tokenizer: PreTrainedTokenizerBase | LightTokenizer, prompt: str, length: int) -> str:
+    """Say what of a prompt is not read as it was meant; "" where nothing is wrong.
+
+    Args:
+        tokenizer: a word that its vocabulary lacks is read letter by letter where it is WordPiece's; others are not
+            asked.
+        prompt: text.
+        length: tokens that the text encoder takes, beginning and end included.
+    """
+    pieces = tokenizer.tokenize(prompt)
+    words: list[list[str]] = []
+    for piece in pieces:
+        if piece.startswith("##") and words:
+            words[-1].append(piece.removeprefix("##"))
+        else:
+            words.append([piece])
+    spelt = ["".join(word) for word in words if len(word) > 1 and max(map(len, word)) == 1]
+    said = [f"the model knows no word {word!r} and reads its letters" for word in dict.fromkeys(spelt)]
+    if len(pieces) > length - 2:
+        said.append(f"it is {len(pieces)} tokens long, and the model reads the first {length - 2}")
+    return f"prompt {prompt!r}: {'; '.join(said)}" if said else ""
+
+
+def prompt_length(tokenizer: PreTrainedTokenizerBase | LightTokenizer, text_encoder: nn.Module) -> int:
+    """Return how many tokens both take, beginning and end included."""
+    config: Any = text_encoder.config
+    return int(min(tokenizer.model_max_length, config.max_position_embeddings))
+
+
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase | LightTokenizer,
     text_encoder: nn.Module,
@@ -43,11 +72,9 @@ def encode_prompts(
 
     Padding is attended to, unless the text encoder's configuration asks for an attention mask.
     """
-    config: Any = text_encoder.config
-    length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    ids = tokenize(tokenizer, prompts, length).to(device)
+    ids = tokenize(tokenizer, prompts, prompt_length(tokenizer, text_encoder)).to(device)
     extra = {}
-    if getattr(config, "use_attention_mask", False):
+    if getattr(text_encoder.config, "use_attention_mask", False):
         extra["attention_mask"] = (ids != tokenizer.pad_token_id).long()
     embeds: Tensor = text_encoder(ids, return_dict=False, **extra)[0]
     return embeds
@@ -70,6 +97,13 @@ class LightTokenizer:
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(length=max_length, pad_id=self.pad_token_id, pad_token=self._pad_token)
         return SimpleNamespace(input_ids=torch.tensor([one.ids for one in self._tokenizer.encode_batch(prompts)]))
+
+    def tokenize(self, prompt: str) -> list[str]:
+        """Return all tokens of a prompt, without beginning and end."""
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        tokens: list[str] = self._tokenizer.encode(prompt, add_special_tokens=False).tokens
+        return tokens
 
 
 class LightTextEncoder(nn.Module):
