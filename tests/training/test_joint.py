@@ -16,7 +16,7 @@ from xreal.models.folder import write_index
 from xreal.pipeline import XRealPipeline
 from xreal.training.loop import train
 from xreal.training.stages import build_stage
-from xreal.training.transplant import TRANSPLANT
+from xreal.training.transplant import SIMULATED, TRANSPLANT
 from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"].with_stage("joint", learning_rate=0.01)
@@ -99,6 +99,20 @@ def test_a_transplanted_opacity_has_its_place_with_and_without_a_prompt(
     assert (batch.weights[1::2].flatten(1).amax(1) > 1).all()
     assert not told[0::2][~prompted[0::2]].any()
     assert not told[0::2].all()
+
+
+def test_a_simulated_nodule_has_always_its_place_and_its_name(
+    boxed: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    write_shard(
+        more / "train-00000.parquet", [replace(one, source=SIMULATED) for one in PreparedDataset([boxed], "val")]
+    )
+    stage = build_stage("joint", TINY, [boxed, more], tmp_path / "run", start=tiny_model_folder)
+    batch = stage.batch([len(PreparedDataset([boxed], "train")) + 1] * 100, torch.Generator().manual_seed(0))
+    assert batch.masks["lesions"].flatten(1).any(1).all()
+    assert not (batch.ids == stage.unprompted_ids).all(1).any()
 
 
 def test_it_goes_on_from_an_adapter(boxed: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

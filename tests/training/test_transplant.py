@@ -12,7 +12,7 @@ from xreal.data.phantom import phantom
 from xreal.data.prepared import PreparedDataset, write_shard
 from xreal.errors import DataError, InputError, OutputError
 from xreal.masks.areas import extent
-from xreal.training.transplant import TRANSPLANT, find_opacities, transplant
+from xreal.training.transplant import SIMULATED, TRANSPLANT, find_opacities, transplant
 from xreal.training.transplanted import write_transplanted
 from xreal.vocabulary import Finding, Organ
 
@@ -60,7 +60,7 @@ def test_the_host_changes_in_the_lesion_and_its_lung_alone(donors: list[Sample],
         lungs = np.isin(host.organ_mask, (Organ.LEFT_LUNG, Organ.RIGHT_LUNG))
         inside = (sample.lesion_area > 0) & lungs
         assert not change[~inside].any()
-        assert 0.025 < change[inside].mean() / 255 < 0.2
+        assert 0.05 < change[inside].mean() / 255 < 0.2
         assert np.array_equal(sample.organ_mask, host.organ_mask)
         assert (sample.findings, sample.patient_id) == ((Finding.LUNG_OPACITY,), host.patient_id)
         assert sample.source == TRANSPLANT
@@ -81,7 +81,7 @@ def test_it_lies_where_it_lay_in_the_donors_lung(donors: list[Sample], hosts: li
                     middle(one.sample, one.sample.boxes[0], one.lung),
                     middle(host, sample.boxes[0], one.lung),
                 )
-                assert np.abs(after - before).max() < 0.1
+                assert np.abs(after - before).max() < 0.17  # a random shift of 0.12, and its box rounded
 
 
 def test_one_seed_one_result(donors: list[Sample], hosts: list[Sample]) -> None:
@@ -90,13 +90,24 @@ def test_one_seed_one_result(donors: list[Sample], hosts: list[Sample]) -> None:
 
 
 def test_boxes_that_no_lung_holds_are_none(donors: list[Sample]) -> None:
-    (found,) = find_opacities(donors[:1])
-    sample = found.sample
+    sample = donors[0]
+    assert len(find_opacities([sample])) == 2  # and its mirror image
     assert find_opacities([replace(sample, organ_mask=None)]) == []
     assert find_opacities([replace(sample, boxes=(Box(Finding.MASS, 2, 2, 20, 20),))]) == []  # beside the chest
     assert find_opacities([replace(sample, boxes=(Box(Finding.EDEMA, 2, 2, 120, 120),))]) == []  # all of the chest
     both = replace(sample, boxes=(*sample.boxes, replace(sample.boxes[0], finding=Finding.LUNG_OPACITY)))
-    assert len(find_opacities([both])) == 1  # two names of one place
+    assert len(find_opacities([both])) == 2  # two names of one place
+
+
+def test_a_mirrored_opacity_lies_in_the_other_lung(donors: list[Sample]) -> None:
+    found, mirrored = find_opacities(donors[:1])
+    assert {found.lung, mirrored.lung} == {Organ.LEFT_LUNG, Organ.RIGHT_LUNG}
+    for one in (found, mirrored):
+        assert one.sample.organ_mask is not None
+        inside = one.sample.organ_mask[one.sample.lesion_area > 0]
+        assert (inside == one.lung).mean() > 0.5
+    assert np.array_equal(mirrored.sample.image, found.sample.image[:, ::-1])
+    assert np.array_equal(mirrored.sample.lesion_area, found.sample.lesion_area[:, ::-1])
 
 
 def test_what_does_not_fit_is_refused(donors: list[Sample], hosts: list[Sample]) -> None:
@@ -144,7 +155,7 @@ def test_a_set_is_written_and_read_beside_its_own(
 
 
 def test_what_cannot_be_made_is_said(prepared: Path, tmp_path: Path, hosts: list[Sample]) -> None:
-    with pytest.raises(InputError, match="0 X-rays from seed 0: expected 1 or more"):
+    with pytest.raises(InputError, match="0 opacities and 0 simulated findings from seed 0: expected one or more"):
         write_transplanted([prepared], tmp_path / "none", 0)
     healthy = tmp_path / "healthy"
     healthy.mkdir()
@@ -158,11 +169,15 @@ def test_opacities_that_fit_nobody_end_in_an_error(tmp_path: Path, donors: list[
     folder.mkdir()
     unseen = [replace(sample, image=chest(seed).image) for seed, sample in enumerate(donors)]
     write_shard(folder / "train-00000.parquet", [*unseen[:2], *hosts[:2]])
-    with pytest.raises(DataError, match="none of 100 healthy X-rays in a row takes any of the 2 opacities"):
+    with pytest.raises(DataError, match="none of 100 healthy X-rays in a row takes any of the 4 opacities"):
         write_transplanted([folder], tmp_path / "none", 1)
 
 
 def test_the_command(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    app(["transplant", str(prepared), "--out", str(tmp_path / "more"), "-n", "3"], standalone_mode=False)
-    assert "3 X-rays of 8 healthy ones and 8 opacities" in " ".join(capsys.readouterr().out.split())
-    assert len(PreparedDataset([tmp_path / "more"], "train")) == 3
+    app(
+        ["transplant", str(prepared), "--out", str(tmp_path / "more"), "-n", "3", "--simulated", "2"],
+        standalone_mode=False,
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 X-rays with one of 16 opacities and 2 with a simulated finding, of 8 healthy ones" in said
+    assert PreparedDataset([tmp_path / "more"], "train").sources == [TRANSPLANT] * 3 + [SIMULATED] * 2

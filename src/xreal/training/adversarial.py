@@ -22,7 +22,7 @@ from xreal.models.latent_judge import LatentJudge, unet_features
 from xreal.models.organs import adapter_features
 from xreal.models.precision import default_device, fast_dtype
 from xreal.sheets import colour_labels
-from xreal.training.backbone import LatentBatch, evened_dropout
+from xreal.training.backbone import LatentBatch
 from xreal.training.stage import Loss, white_noise
 from xreal.training.steering import JointStage
 
@@ -91,8 +91,7 @@ class AdversarialStage(JointStage):
             self.leak.to(device)
         self.strength = default_blend("regional", adapted=True).adapter
         self.solver = build_solver("dpm++", self.scheduler, check_settings([0]).steps, placed=True)
-        dropout = evened_dropout(self.sampling_weights, _UNPROMPTED)
-        self.dropout = torch.where(self.transplanted, 0.5, dropout)
+        self.dropout = self._dropout(_UNPROMPTED)
         number_format = fast_dtype(device)  # also of what is drawn before the run sets up its own precision
         self.autocast = partial(torch.autocast, device.type, number_format, enabled=number_format != torch.float32)
         self.trajectories = self._begun(_TRAJECTORIES)

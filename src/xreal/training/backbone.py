@@ -27,7 +27,7 @@ from xreal.models.text_encoder import build_text_encoder, build_tokenizer, token
 from xreal.sheets import colour_labels
 from xreal.training.latents import CachedLatents
 from xreal.training.stage import Loss, Stage, white_noise
-from xreal.training.transplant import TRANSPLANT
+from xreal.training.transplant import SIMULATED, TRANSPLANT
 from xreal.vocabulary import Finding
 
 __all__ = ["BackboneStage", "LatentBatch", "balanced_weights", "evened_dropout", "findings_alone"]
@@ -118,7 +118,7 @@ class BackboneStage(Stage):
         sees_lesions: whether it takes, beside organs, the place of the finding that the prompt names.
         organ_dropout: share of the organ masks that are left out, so that the network also draws without.
         lesion_dropout: share of the known places that are left out: most findings have a label but no known place;
-            none of transplanted opacities.
+            none of transplanted opacities and simulated findings.
         widened: weights of the U-Net that have more inputs than those of the backbone it may start from.
     """
 
@@ -181,12 +181,21 @@ class BackboneStage(Stage):
             has_mask = torch.zeros(len(train_data), dtype=torch.bool)
             has_mask[masked] = True
             self.sampling_weights *= has_mask
-        # The place of a transplanted opacity is always told, "Lung Opacity" to half: a place means an opacity then,
-        # whatever the prompt, and what findings mean is left to patients who have them.
-        self.transplanted = torch.tensor([name == TRANSPLANT for name in train_data.sources])
-        # Samples that come more often lose their prompt less often: without a prompt, the data are as they are.
-        dropout = evened_dropout(self.sampling_weights, preset.backbone.prompt_dropout)
-        self.dropout = torch.where(self.transplanted, 0.5, dropout)
+        self.kinds = {
+            kind: torch.tensor([name == kind for name in train_data.sources]) for kind in (TRANSPLANT, SIMULATED)
+        }
+        self.placed = self.kinds[TRANSPLANT] | self.kinds[SIMULATED]
+        self.dropout = self._dropout(preset.backbone.prompt_dropout)
+
+    def _dropout(self, rate: float) -> Tensor:
+        """Return how often each sample loses its prompt, (N,).
+
+        Samples that come more often lose it less often: without a prompt, the data are as they are. The place of a
+        transplanted opacity is always told, "Lung Opacity" to half: a place means an opacity then, whatever the prompt,
+        and what findings mean is left to patients who have them. Simulated findings always have both.
+        """
+        dropout = torch.where(self.kinds[TRANSPLANT], 0.5, evened_dropout(self.sampling_weights, rate))
+        return torch.where(self.kinds[SIMULATED], 0.0, dropout)
 
     def _tokenizer(self, kept: Path, start: Path | None) -> PreTrainedTokenizerBase:
         return _kept_tokenizer(kept, self.preset, start)
@@ -213,7 +222,7 @@ class BackboneStage(Stage):
         copies = torch.randint(0, self.encoded.copies, (size,), generator=generator)
         choices = torch.rand(3, size, generator=generator).tolist()
         ids, prompted = [], []
-        transplanted = self.transplanted[list(indices)]
+        placed = self.placed[list(indices)]
         for index, brief, which, dropped in zip(indices, *choices, strict=True):
             names = self.findings[index]
             alone = brief < config.detail_dropout and len(names) > 0
@@ -223,14 +232,14 @@ class BackboneStage(Stage):
             else:
                 ids.append(self.finding_ids[names[int(which * len(names))]] if alone else self.input_ids[index])
         boxes = self.encoded.take("lesions", indices, copies)
-        boxes = boxes * (torch.tensor(prompted) | transplanted).view(-1, 1, 1).to(boxes)
+        boxes = boxes * (torch.tensor(prompted) | placed).view(-1, 1, 1).to(boxes)
         masks = {}
         if self.sees_organs:
             kept = torch.rand(size, 1, 1, generator=generator) >= self.organ_dropout
             organ_masks = self.encoded.take("organ_masks", indices, copies)
             masks["organ_mask"] = organ_masks * kept.to(organ_masks)
         if self.sees_lesions:
-            told = (torch.rand(size, generator=generator) >= self.lesion_dropout) | transplanted
+            told = (torch.rand(size, generator=generator) >= self.lesion_dropout) | placed
             masks["lesions"] = (boxes * told.view(-1, 1, 1).to(boxes))[:, None]
         latents = self.encoded.take("latents", indices, copies)
         return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, masks)

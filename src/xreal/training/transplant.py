@@ -19,19 +19,22 @@ from xreal.errors import MaskError
 from xreal.masks.areas import LesionMask, ellipse, extent, fade
 from xreal.vocabulary import Finding, Organ
 
-__all__ = ["TRANSPLANT", "Opacity", "find_opacities", "transplant"]
+__all__ = ["SIMULATED", "TRANSPLANT", "Opacity", "find_opacities", "transplant"]
 
 TRANSPLANT = "transplant"
 """What the ``source`` of a sample says that holds another patient's opacity."""
+SIMULATED = "simulated"
+"""What it says where a finding is drawn that no patient had."""
 
 _LUNGS = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
 _LEAST_INSIDE = 0.35  # share of the opacity that lies in its lung; the rest hides behind heart and diaphragm
 _MOST_OF_LUNG = 0.6  # share of a lung; what covers more leaves too little to compare exposures by
-_ELSEWHERE, _NEW_SIZE = 0.06, 0.06  # largest random shift, share of the lung, and change of size
+_ELSEWHERE, _NEW_SIZE = 0.12, 0.15  # largest random shift, share of the lung, and change of size
 _AROUND = 1.15  # exposures are compared beyond the ellipse so many times as large
 _GAIN = (0.7, 1.4)  # of contrast, when exposures are brought together
 _SOFT, _SOFT_AT_LUNG = 12.0, 5.0  # pixels of 256 over which an opacity ends, within its ellipse and its lung
-_BRIGHTER = (0.025, 0.2)  # mean, of white: less is not seen, more comes of exposures that do not fit
+_SOFTEST = 0.9  # or up to so much of the ellipse's shorter half axis: of a large one, 12 pixels are an edge
+_BRIGHTER = (0.05, 0.2)  # mean, of white: less is hardly seen, more comes of exposures that do not fit
 _DARKEST = -0.06  # lowest decile of the change: nothing of the lung may become air
 _WHITER_THAN_HEART = 0.05  # largest share of the opacity that may be
 
@@ -52,9 +55,12 @@ class Opacity:
 
 
 def find_opacities(samples: Iterable[Sample]) -> list[Opacity]:
-    """List the boxes that can be transplanted: mostly in one lung that the sample has a mask of, and not all of it."""
+    """List the boxes that can be transplanted: mostly in one lung that the sample has a mask of, and not all of it.
+
+    Each comes twice, as it is and mirrored, for the other lung.
+    """
     found = []
-    for sample in samples:
+    for sample in (side for one in samples for side in (one, _mirrored(one))):
         if sample.organ_mask is None:
             continue
         for place in dict.fromkeys((one.x, one.y, one.x + one.width, one.y + one.height) for one in sample.boxes):
@@ -114,7 +120,9 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
         return None
     seen = _as_exposed(laid_over(donor.image, 3) / 255, image, beside)
     pixels = lung.shape[0] / 256
-    weight = fade(area, _SOFT * pixels) * np.minimum(ndimage.distance_transform_edt(lung) / (_SOFT_AT_LUNG * pixels), 1)
+    half_axis = min(place[2] - place[0], place[3] - place[1]) / 2
+    soft = generator.uniform(_SOFT * pixels, max(_SOFT * pixels, _SOFTEST * half_axis))
+    weight = fade(area, soft) * np.minimum(ndimage.distance_transform_edt(lung) / (_SOFT_AT_LUNG * pixels), 1)
     changed = image + weight * (seen - image)
     if not _plausible((changed - image)[inside], changed[inside], image[host.organ_mask == Organ.HEART]):
         return None
@@ -127,7 +135,20 @@ def transplant(host: Sample, opacity: Opacity, generator: np.random.Generator) -
         findings=(Finding.LUNG_OPACITY,),
         boxes=(Box(Finding.LUNG_OPACITY, x, y, right - x, bottom - y),),
         lesion_mask=None,
+        jpeg_steps=(),
     )
+
+
+def _mirrored(sample: Sample) -> Sample:
+    """Turn the right side of a sample into the left: image, organ mask and boxes."""
+    organs = sample.organ_mask
+    if organs is not None:
+        swapped = np.arange(len(Organ), dtype=np.uint8)
+        swapped[[Organ.LEFT_LUNG, Organ.RIGHT_LUNG]] = Organ.RIGHT_LUNG, Organ.LEFT_LUNG
+        organs = swapped[organs[:, ::-1]]
+    width = sample.image.shape[1]
+    boxes = tuple(replace(box, x=width - box.x - box.width) for box in sample.boxes)
+    return replace(sample, image=sample.image[:, ::-1], organ_mask=organs, boxes=boxes)
 
 
 def _area(box: np.ndarray | tuple[float, ...], shape: tuple[int, ...]) -> LesionMask | None:
