@@ -113,7 +113,25 @@ def test_generate_writes_pictures_twins_records_and_a_sheet(
     np.testing.assert_array_equal(case.organ_masks[0], read_organ_mask(organs))
     np.testing.assert_allclose(case.lesion_masks[0], parse_lesion(lesion, 64, 64).mask, atol=1 / 255)
     assert picture(out / "sheet.png").width > 6 * 64
-    assert "0002.png  seed 7  Dice: left lung" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "0002.png  seed 7  Dice: left lung" in said.out
+    assert f"  change: Pneumonia {record['change'][0]:.3f}\n" in said.out
+    image, healthy = (np.asarray(picture(out / f"0002{kind}.png"), np.float32) / 255 for kind in ("", "-healthy"))
+    inside = parse_lesion(lesion, 64, 64).mask > 0
+    assert record["change"] == [pytest.approx(np.abs(image - healthy)[inside].mean(), abs=1 / 255)]
+
+
+def test_a_finding_that_is_hardly_seen_is_named(
+    run: Run, organs: Path, lesion: str, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ("generate", "--organs", organs, "--lesion", lesion, "--model", tiny_model_folder, "--steps", 2)
+    assert run(*call, "--guidance", 0.01, "--out", tmp_path / "faint") == 0
+    (change,) = json.loads((tmp_path / "faint/0000.json").read_text())["change"]
+    assert change < 0.02
+    assert f"Pneumonia changes its place by {change:.3f} of white" in capsys.readouterr().err
+    assert run(*call, "--guidance", 500, "--out", tmp_path / "strong") == 0
+    assert json.loads((tmp_path / "strong/0000.json").read_text())["change"][0] > 0.02
+    assert "changes its place" not in capsys.readouterr().err
 
 
 def test_same_seed_same_bytes_whatever_the_batch(

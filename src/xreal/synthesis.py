@@ -22,7 +22,19 @@ from xreal.pipeline import XRealPipeline
 from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
 from xreal.vocabulary import Organ
 
-__all__ = ["Drawn", "auto_batch_size", "conformance", "draw", "write_contact_sheet", "write_drawn", "write_drawn_dicom"]
+__all__ = [
+    "Drawn",
+    "auto_batch_size",
+    "conformance",
+    "draw",
+    "lesion_changes",
+    "unseen",
+    "write_contact_sheet",
+    "write_drawn",
+    "write_drawn_dicom",
+]
+
+_SEEN = 0.02  # of white, mean absolute change in a lesion: what changes it less is hardly seen
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Drawn:
         prior: what the Anatomy Controller drew, or None.
         organ_mask: (H, W) uint8 as used, or None.
         lesion_masks: (K, H, W) float32 as used.
-        record: seed, settings, conformance: what the JSON file holds.
+        record: seed, settings, conformance, change in each lesion: what the JSON file holds.
     """
 
     image: np.ndarray
@@ -93,6 +105,29 @@ def conformance(
         {organ: round(value, 4) for organ, value in dice_per_organ(wanted, seen).items()}
         for wanted, seen in zip(known, found, strict=True)
     ]
+
+
+def lesion_changes(
+    image: np.ndarray, healthy: np.ndarray, lesion_masks: Sequence[np.ndarray] | np.ndarray
+) -> list[float]:
+    """Measure in each lesion the mean of |with lesions − without|, of white.
+
+    Args:
+        image: (H, W) float32 in [0, 1].
+        healthy: its twin.
+        lesion_masks: K times (H, W) in [0, 1]; what is above 0 counts.
+    """
+    return [round(float(np.abs(image - healthy)[mask > 0].mean()), 4) for mask in lesion_masks]
+
+
+def unseen(drawn: Sequence[Drawn]) -> dict[str, float]:
+    """Return the findings that on average change their places too little to be seen, and by how much, of white."""
+    changes: dict[str, list[float]] = {}
+    for one in drawn:
+        for lesion, change in zip(one.record["lesions"], one.record["change"], strict=True):
+            changes.setdefault(lesion["finding"], []).append(change)
+    means = {finding: sum(values) / len(values) for finding, values in changes.items()}
+    return {finding: mean for finding, mean in means.items() if mean < _SEEN}
 
 
 def draw(
@@ -156,6 +191,10 @@ def _draw_once(
     if output.organ_masks is not None and pipeline.segmenter is not None:
         dice = conformance(pipeline, output.images, output.organ_masks)
     findings = [{"finding": lesion.finding.value, "strength": lesion.strength} for lesion in lesions]
+    changes: list[list[float]] = [[] for _ in seeds]
+    if output.healthy is not None:
+        both = zip(output.images, output.healthy, output.lesion_masks, strict=True)
+        changes = [lesion_changes(*one) for one in both]
     return [
         Drawn(
             image=output.images[i],
@@ -163,7 +202,7 @@ def _draw_once(
             prior=None if output.priors is None else output.priors[i],
             organ_mask=None if output.organ_masks is None else output.organ_masks[i],
             lesion_masks=output.lesion_masks[i],
-            record={"seed": seed, "lesions": findings, **output.settings, "conformance": dice[i]},
+            record={"seed": seed, "lesions": findings, **output.settings, "conformance": dice[i], "change": changes[i]},
         )
         for i, seed in enumerate(output.seeds)
     ]
@@ -209,7 +248,7 @@ def write_drawn_dicom(out: Path, first: int, drawn: Sequence[Drawn], weights: st
         InputError: the extra ``dicom`` is not installed.
         OutputError: a file cannot be written.
     """
-    results = ("conformance", "attempts", "accepted")  # measured, not needed to draw the image again
+    results = ("conformance", "change", "attempts", "accepted")  # measured, not needed to draw the image again
     for number, one in enumerate(drawn, first):
         provenance = {key: value for key, value in one.record.items() if key not in results}
         masks = [one.lesion_masks] if one.organ_mask is None else [one.organ_mask, one.lesion_masks]

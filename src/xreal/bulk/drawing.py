@@ -12,7 +12,7 @@ from xreal.bulk.copies import CopyCheck
 from xreal.bulk.plan import Plan
 from xreal.bulk.sampling import Item, image_seed
 from xreal.pipeline import XRealPipeline
-from xreal.synthesis import conformance
+from xreal.synthesis import conformance, lesion_changes
 
 __all__ = ["Result", "draw_items"]
 
@@ -77,7 +77,7 @@ def _draw_once(
     results = []
     for i, item in enumerate(items):
         image, twin = output.images[i], without[i] if item.lesions else None
-        change = () if twin is None else tuple(_change(image, twin, lesion.mask) for lesion in item.lesions)
+        change = () if twin is None else tuple(lesion_changes(image, twin, [one.mask for one in item.lesions]))
         reasons = [
             f"Dice of the {organ} below {plan.checks.min_dice:g}"
             for organ, value in dice[i].items()
@@ -89,7 +89,3 @@ def _draw_once(
         found = dice[i], nearest, change, tuple(reasons)
         results.append(Result(item, seeds[i], attempt, image, twin, *found))
     return results
-
-
-def _change(image: np.ndarray, healthy: np.ndarray, mask: np.ndarray) -> float:
-    return round(float(np.abs(image - healthy)[mask > 0].mean()), 4)

@@ -110,7 +110,15 @@ def generate(
     from xreal.inputs import check_settings
     from xreal.models.folder import resolve_folder, weights_hash
     from xreal.pipeline import XRealPipeline
-    from xreal.synthesis import Drawn, auto_batch_size, draw, write_contact_sheet, write_drawn, write_drawn_dicom
+    from xreal.synthesis import (
+        Drawn,
+        auto_batch_size,
+        draw,
+        unseen,
+        write_contact_sheet,
+        write_drawn,
+        write_drawn_dicom,
+    )
 
     settings = check_settings(
         [seed, seed + n - 1],
@@ -154,8 +162,15 @@ def generate(
         for number, one in enumerate(drawn, first):
             scores = ", ".join(f"{organ} {value:.3f}" for organ, value in one.record["conformance"].items())
             refused = "" if one.record["accepted"] else f"  below --min-dice {min_dice} after {retries} retries"
+            changed = ", ".join(
+                f"{lesion['finding']} {change:.3f}"
+                for lesion, change in zip(one.record["lesions"], one.record["change"], strict=True)
+            )
             none = "no mask" if organs is None else "no organ that the segmenter knows"
-            typer.echo(f"{out / f'{number:04d}.png'}  seed {one.record['seed']}  Dice: {scores or none}{refused}")
+            typer.echo(
+                f"{out / f'{number:04d}.png'}  seed {one.record['seed']}  Dice: {scores or none}"
+                f"{changed and f'  change: {changed}'}{refused}"
+            )
 
     with written_behind() as behind:
         for first in range(0, n, batch):
@@ -181,3 +196,9 @@ def generate(
             shown += drawn[: max(0, 16 - len(shown))]
     write_contact_sheet(out / "sheet.png", shown)
     typer.echo(f"{out / 'sheet.png'}")
+    for finding, change in unseen(shown).items():
+        typer.echo(
+            f"xreal: {finding} changes its place by {change:.3f} of white, which is hardly seen: the model may not "
+            "know it there. Give it another place or a larger one, or raise --guidance.",
+            err=True,
+        )
