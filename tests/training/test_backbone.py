@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from xreal.config import PRESETS
 from xreal.data.prepared import PreparedDataset
 from xreal.models.autoencoder import build_autoencoder
-from xreal.training.backbone import BackboneStage, balanced_weights, evened_dropout, findings_alone
+from xreal.training.backbone import BackboneStage, as_large, balanced_weights, evened_dropout, findings_alone
 from xreal.vocabulary import Finding
 
 TINY = PRESETS["tiny"]
@@ -156,3 +156,17 @@ def test_clearer_timesteps_are_trained_more(
     assert 0 <= timesteps.min() < 10
     assert 980 < timesteps.max() < 1000
     assert timesteps.mean().item() == pytest.approx(1000 / 2.2, rel=0.03)  # of 1000 u^1.2
+
+
+def test_a_small_lesion_weighs_as_much_as_a_large_one() -> None:
+    lesions = torch.zeros(5, 32, 32)
+    lesions[0, 4:12, 4:12] = 1  # 6% of the image
+    lesions[1, 4:8, 4:8] = 1  # 1.6%
+    lesions[2, 4:7, 4:6] = 0.5  # 0.3%
+    lesions[3, 4, 4] = 0.1
+    weighed = as_large(lesions)
+    assert torch.equal(weighed[0], lesions[0])
+    assert weighed[1].mean().item() == pytest.approx(0.04)
+    assert torch.allclose(weighed[2], 10 * lesions[2])  # no more than ten times
+    assert torch.allclose(weighed[3], 10 * lesions[3])
+    assert not weighed[4].any()

@@ -30,8 +30,9 @@ from xreal.training.stage import Loss, Stage, white_noise
 from xreal.training.transplant import SIMULATED, TRANSPLANT
 from xreal.vocabulary import Finding
 
-__all__ = ["BackboneStage", "LatentBatch", "balanced_weights", "evened_dropout", "findings_alone"]
+__all__ = ["BackboneStage", "LatentBatch", "as_large", "balanced_weights", "evened_dropout", "findings_alone"]
 
+_USUAL, _SMALLEST = 0.04, 0.004  # of the image: what an opacity covers; from what on a lesion weighs ten times as much
 _SHEET_PROMPTS = ("", "No Finding", "No Finding, PA view, female", "Pneumonia", "Pneumonia, AP view", "Edema, AP view")
 
 
@@ -91,6 +92,12 @@ def _kept_tokenizer(folder: Path, preset: Preset, start: Path | None) -> PreTrai
             tokenizer = build_tokenizer(preset.text_encoder)
         tokenizer.save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def as_large(lesions: Tensor) -> Tensor:
+    """Scale lesions (B, h, w) in [0, 1] that cover little: in all, a nodule weighs as much as an opacity."""
+    covered = lesions.mean((1, 2), keepdim=True)
+    return lesions * (_USUAL / covered.clamp(min=_SMALLEST)).clamp(min=1)
 
 
 class LatentBatch(NamedTuple):
@@ -242,7 +249,7 @@ class BackboneStage(Stage):
             told = (torch.rand(size, generator=generator) >= self.lesion_dropout) | placed
             masks["lesions"] = (boxes * told.view(-1, 1, 1).to(boxes))[:, None]
         latents = self.encoded.take("latents", indices, copies)
-        return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * boxes, masks)
+        return LatentBatch(latents, torch.stack(ids), 1 + config.box_weight * as_large(boxes), masks)
 
     def losses(self, batch: LatentBatch, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Yield the weighted squared error at random noise levels."""
