@@ -94,6 +94,8 @@ def test_a_transplanted_opacity_has_its_place_with_and_without_a_prompt(
     batch = stage.batch([1, count + 1] * 200, torch.Generator().manual_seed(0))
     told = batch.masks["lesions"].flatten(1).any(1)
     prompted = ~(batch.ids == stage.unprompted_ids).all(1)
+    assert stage.sampling_weights[count + 1] == stage.sampling_weights[0]  # as often as a healthy one
+    assert stage.sampling_weights[count + 1] <= stage.sampling_weights[1]
     assert told[1::2].all()
     assert prompted[1::2].float().mean().item() == pytest.approx(0.5, abs=0.1)
     assert (batch.weights[1::2].flatten(1).amax(1) > 1).all()

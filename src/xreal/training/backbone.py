@@ -180,18 +180,21 @@ class BackboneStage(Stage):
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
         self.unprompted_ids = tokenize(self.tokenizer, [""])
         self.networks = {self.name: self._build(start)}
-        boxed = torch.tensor([bool(names) for names in train_data.box_findings])
-        self.sampling_weights = balanced_weights(train_data.findings) * torch.where(
-            boxed, preset.backbone.box_sampling, 1.0
-        )
-        if self.sees_organs:
-            has_mask = torch.zeros(len(train_data), dtype=torch.bool)
-            has_mask[masked] = True
-            self.sampling_weights *= has_mask
         self.kinds = {
             kind: torch.tensor([name == kind for name in train_data.sources]) for kind in (TRANSPLANT, SIMULATED)
         }
         self.placed = self.kinds[TRANSPLANT] | self.kinds[SIMULATED]
+        # Of what is not the patient's own, no finding is rarer: such an X-ray comes as often as the healthy one it was.
+        own = [
+            (Finding.NO_FINDING,) if placed else names
+            for names, placed in zip(train_data.findings, self.placed.tolist(), strict=True)
+        ]
+        boxed = torch.tensor([bool(names) for names in train_data.box_findings]) & ~self.placed
+        self.sampling_weights = balanced_weights(own) * torch.where(boxed, preset.backbone.box_sampling, 1.0)
+        if self.sees_organs:
+            has_mask = torch.zeros(len(train_data), dtype=torch.bool)
+            has_mask[masked] = True
+            self.sampling_weights *= has_mask
         self.dropout = self._dropout(preset.backbone.prompt_dropout)
 
     def _dropout(self, rate: float) -> Tensor:
