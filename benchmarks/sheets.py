@@ -20,6 +20,14 @@ from xreal.masks import ellipse, read_organ_mask
 from xreal.sheets import colour_labels, overlay, signed_difference, write_sheet
 
 EXAMPLES = Path(xreal.__file__).parent / "examples"
+PLACES = (  # centre and half axes of an ellipse in the first example; each finding takes its number as seed
+    (Finding.PNEUMONIA, (75, 150, 26, 34)),
+    (Finding.EDEMA, (185, 140, 24, 40)),
+    (Finding.ATELECTASIS, (72, 165, 28, 18)),
+    (Finding.PLEURAL_EFFUSION, (72, 172, 34, 28)),
+    (Finding.MASS, (80, 115, 18, 18)),
+    (Finding.NODULE, (190, 110, 12, 12)),
+)
 
 
 def main() -> None:
@@ -39,15 +47,9 @@ def main() -> None:
     write_sheet(options.out / "generated.png", rows, ["organ mask", "seeds 0 to 5"])
 
     organs, rows = read_organ_mask(EXAMPLES / "organs.png"), []
-    for finding in (
-        Finding.PNEUMONIA,
-        Finding.INFILTRATION,
-        Finding.ATELECTASIS,
-        Finding.EDEMA,
-        Finding.PLEURAL_EFFUSION,
-    ):
-        lesion = Lesion(finding, ellipse(75, 150, 26, 34, height=256, width=256))
-        output = pipeline(organs, [lesion], seeds=[3])
+    for seed, (finding, place) in enumerate(PLACES):
+        lesion = Lesion(finding, ellipse(*place, height=256, width=256))
+        output = pipeline(organs, [lesion], seeds=[seed])
         image, twin = output.images[0], output.healthy[0]
         rows.append([overlay(twin, lesion.mask), twin, image, signed_difference(image, twin)])
     write_sheet(options.out / "findings.png", rows, ["lesion", "healthy", "with finding", "difference x2"])

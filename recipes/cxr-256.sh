@@ -18,6 +18,7 @@
 #   and again     3,100 × 32            105 min, two processes, B    v-loss with the mask 0.327
 #   and again     2,400 × 32            75 min, two processes, B     v-loss with the mask 0.318
 #   transplants     420 × 32            13 min, two processes, B     v-loss with the mask 0.313, the mean below 0.311
+#   findings      1,650 × 32            44 min, two processes, B     v-loss with the mask 0.317; docs/log.md
 #   signal-leak  one pass               1 min, two threads, B        docs/log.md
 #   decoder         700 × 16 crops      6 min, two processes, B      PSNR 36.8 dB, SSIM 0.958
 #   detail        4,250 × 32 crops      8 min, NVIDIA H200           docs/log.md
@@ -44,6 +45,11 @@
 #   --steps 420 --learning-rate 3e-4; as trained then, two of five copies of each healthy X-ray held a transplant, which was one
 #   draw in five, and images with boxes came three times as often
 #   python recipes/average.py OUT (after)=0.7 START=0.3: bundled, with films learnt anew
+#   xreal transplant RUN/data/nih RUN/data/nih_normal --out MORE -n 1800 --simulated 1200 --seed 1
+#   torchrun ... train joint ... --data MORE --start (that bundle) --steps 1200 --learning-rate 3e-4 --copies 1; from what came of
+#   it --steps 450 --learning-rate 2e-4, with small lesions weighing as much as large ones; names were still counted with those of
+#   simulated findings, so that real effusions came a third as often
+#   python recipes/average.py OUT (after)=0.4 (that bundle)=0.6; cp -r (after)/anatomy_adapter OUT: bundled, films learnt anew
 #
 # `detail` was taught in an earlier form of the network, which dealt pixels out of channels (commit a0042d0). The lines that it
 # draws without noise were then taught to the present form, from those weights: mean absolute difference, 1,250 × 8 crops of

@@ -30,7 +30,7 @@ __all__ = [
     "prompts_per_image",
 ]
 
-PLACED_GUIDANCE, UNPLACED_GUIDANCE = 2.75, 9.0
+PLACED_GUIDANCE, UNPLACED_GUIDANCE = 2.0, 9.0
 """Guidance by default: where the U-Net is told their places, and by prompts alone (docs/log.md)."""
 
 Mode = Literal["regional", "two-pass"]

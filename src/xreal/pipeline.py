@@ -80,7 +80,7 @@ class XRealPipeline(EditingPipeline):
                 procedure: a healthy X-ray first, the lesions into it afterwards.
             solver: "ddim", "dpm++", "unipc" or "euler"; default "dpm++", for two-pass "ddim".
             steps: of the solver, for each pass; default 6, draft 4, for two-pass 100.
-            guidance: w; each lesion's own strength multiplies it. Default 2.75 where the adapter knows the places
+            guidance: w; each lesion's own strength multiplies it. Default 2 where the adapter knows the places
                 of findings, else 9; for two-pass the paper's 7.
             eta: DDIM's η, noise renewed at each step; default 0, for two-pass 1. Other solvers take 0 only.
             anatomy: how the organ mask acts; default the paper's way, in regional mode by the model's adapter alone

@@ -35,7 +35,7 @@ def edit(
     solver: Annotated[str, typer.Option(help="dpm++, ddim, unipc or euler.")] = "dpm++",
     steps: Annotated[int, typer.Option(help="Solver steps.")] = 15,
     guidance: Annotated[
-        float | None, typer.Option(help="How strongly findings are drawn; default 2.75, as in generate.")
+        float | None, typer.Option(help="How strongly findings are drawn; default 2, as in generate.")
     ] = None,
     prompt: Annotated[str, typer.Option(help='Prompt of the X-ray itself, such as "PA view, female".')] = "",
     batch_size: Annotated[int, typer.Option(help="Edits drawn side by side.")] = 4,

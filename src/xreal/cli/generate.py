@@ -37,7 +37,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Solver steps; default 6, draft 4, two-pass 100.")] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="How strongly findings are drawn; default 2.75, 9 without an adapter, for two-pass 7."),
+        typer.Option(help="How strongly findings are drawn; default 2, 9 without an adapter, for two-pass 7."),
     ] = None,
     eta: Annotated[float | None, typer.Option(help="DDIM's η.")] = None,
     prompt: Annotated[
