@@ -74,9 +74,7 @@ class BackboneConfig:
     beta_end: float = 0.0295
     prompt_dropout: float = 0.3  # share of prompts replaced by "": healthy X-rays are drawn with that one
     detail_dropout: float = 0.5  # share of the other prompts that are one finding alone: findings must work alone
-    box_weight: float = (
-        2.0  # what the loss weighs more in a finding's box when the prompt has it; in small ones, more still
-    )
+    box_weight: float = 2.0  # what the loss weighs more in the boxes of a prompt's finding; more still in small ones
     box_sampling: float = 1.0  # how much more often images with boxes are drawn
     timestep_power: float = 1.2  # training timesteps are 1000 u^power, u uniform: above 1, more of the clearer ones
     min_snr_gamma: float = 0.0  # loss weight min(SNR, γ), arXiv 2303.09556; 0: none

@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 
 from xreal.data.contract import Sample
-from xreal.data.phantom import phantom
 from xreal.masks.areas import extent
 from xreal.training.effusions import add_effusion
 from xreal.training.transplant import SIMULATED
 from xreal.vocabulary import Finding, Organ
-
-SIZE = 256
-
-
-@pytest.fixture(scope="module")
-def host() -> Sample:
-    drawn = phantom(3, SIZE)
-    image = (255 * drawn.image).round().astype(np.uint8)
-    return Sample(image, drawn.organ_mask, "3", "p3", "phantom", (Finding.NO_FINDING,), jpeg_steps=(1,) * 64)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +48,7 @@ def test_the_fluid_rises_towards_the_chest_wall(made: list[Sample]) -> None:
         x0, _, x1, _ = extent(one.lesion_mask)
         columns = np.arange(x0, x1)
         tops = one.lesion_mask[:, x0:x1].argmax(axis=0)
-        right = columns.mean() < SIZE / 2  # the patient's: its wall is on the left of the image
+        right = columns.mean() < one.image.shape[1] / 2  # the patient's: its wall is on the left of the image
         order = tops if right else tops[::-1]
         upper = order[len(order) // 10 :]  # the wall itself is round
         assert upper[: len(upper) // 4].mean() <= upper[len(upper) // 2 : 3 * len(upper) // 4].mean() + 1

@@ -3,22 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from xreal.data.contract import Sample
-from xreal.data.phantom import phantom
 from xreal.training.nodules import add_nodule
 from xreal.training.transplant import SIMULATED
 from xreal.vocabulary import Finding, Organ
-
-SIZE = 256
-
-
-@pytest.fixture(scope="module")
-def host() -> Sample:
-    drawn = phantom(3, SIZE)
-    image = (255 * drawn.image).round().astype(np.uint8)
-    return Sample(image, drawn.organ_mask, "3", "p3", "phantom", (Finding.NO_FINDING,), jpeg_steps=(1,) * 64)
 
 
 def made_of(host: Sample, count: int = 40) -> list[Sample]:
@@ -50,7 +39,7 @@ def test_a_mass_is_larger_than_a_nodule(host: Sample) -> None:
         assert one.boxes[0].finding == finding
         sizes[finding].append(np.sqrt(one.boxes[0].width * one.boxes[0].height))
     assert min(map(len, sizes.values())) > 15
-    nodules, masses = (np.array(sizes[finding]) * 43 / SIZE * 10 for finding in sizes)  # mm
+    nodules, masses = (np.array(sizes[finding]) * 430 / host.image.shape[1] for finding in sizes)  # mm
     assert np.median(nodules) < 25
     assert np.quantile(nodules, 0.95) < 38  # lobes go beyond
     assert np.quantile(masses, 0.05) > 25

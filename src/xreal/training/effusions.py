@@ -65,14 +65,14 @@ def add_effusion(host: Sample, generator: np.random.Generator) -> Sample | None:
     if not place.any() or np.median(host.image[place]) >= white:
         return None
     change = generator.uniform(*_WHITE) * filled * np.clip(white - host.image, 0, None)
-    left, top, after, below = extent(place)
+    x0, y0, x1, y1 = extent(place)
     return replace(
         host,
         image=(host.image + change).round().clip(0, 255).astype(np.uint8),
         image_id=f"{host.image_id}+effusion",
         source=SIMULATED,
         findings=(Finding.PLEURAL_EFFUSION,),
-        boxes=(Box(Finding.PLEURAL_EFFUSION, float(left), float(top), float(after - left), float(below - top)),),
+        boxes=(Box(Finding.PLEURAL_EFFUSION, x0, y0, x1 - x0, y1 - y0),),
         lesion_mask=place.astype(np.uint8) if generator.random() < _DRAWN else None,
         jpeg_steps=(),
     )

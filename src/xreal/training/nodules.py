@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from xreal.data.contract import Box, Sample
+from xreal.masks.areas import extent
 from xreal.training.transplant import SIMULATED
 from xreal.vocabulary import Finding, Organ
 
@@ -60,21 +61,14 @@ def add_nodule(host: Sample, generator: np.random.Generator) -> Sample | None:
         if room <= 0:
             continue
         change = generator.uniform(*_CONTRAST[finding]) * room * profile
-        rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-        box = Box(
-            finding,
-            float(columns[0]),
-            float(rows[0]),
-            float(columns[-1] + 1 - columns[0]),
-            float(rows[-1] + 1 - rows[0]),
-        )
+        left, top, right, bottom = extent(inside)
         return replace(
             host,
             image=(host.image + change).clip(0, 255).round().astype(np.uint8),
             image_id=f"{host.image_id}+{finding.value.lower()}",
             source=SIMULATED,
             findings=(finding,),
-            boxes=(box,),
+            boxes=(Box(finding, left, top, right - left, bottom - top),),
             lesion_mask=None,
             jpeg_steps=(),
         )
