@@ -101,10 +101,12 @@ def test_real_opacities_are_told_from_healthy_places(judge: PlaceJudge, data: Pa
     assert axis["auroc in place"]["value"] > 0.95
     assert axis["auroc in place"]["n"] == axis["brighter"]["n"] == 20
     assert axis["brighter"]["low"] > 0.08
+    assert axis["kid in place"]["low"] < 0 < axis["kid in place"]["high"]
+    assert axis["kid in place, healthy"]["low"] > 0
 
 
 def test_a_visible_lesion_is_told_from_its_twin_and_none_is_not(judge: PlaceJudge) -> None:
-    chests = [phantom(seed, SIZE) for seed in range(300, 312)]
+    chests = [phantom(seed, SIZE) for seed in range(300, 324)]
     healthy = np.stack([chest.image for chest in chests])
     masks = np.repeat(ellipse(18, 34, 5, 6, height=SIZE, width=SIZE)[None], len(chests), 0)
     cases = Cases(
@@ -119,7 +121,11 @@ def test_a_visible_lesion_is_told_from_its_twin_and_none_is_not(judge: PlaceJudg
     judges = load_judges()
     axis, per_finding = pathology_axes(judges, cases, judge)
     assert axis["auroc in place"]["value"] > 0.9
-    assert {name: one["auroc in place"]["n"] for name, one in per_finding.items()} == {"Pneumonia": 6, "Edema": 6}
+    assert {name: one["auroc in place"]["n"] for name, one in per_finding.items()} == {"Pneumonia": 12, "Edema": 12}
+    assert axis["kid in place"]["value"] < axis["kid in place, healthy"]["low"]
+    few, _ = pathology_axes(judges, cases.take(range(12)), judge)
+    assert "auroc in place" in few
+    assert "kid in place" not in few
     nothing, _ = pathology_axes(judges, replace(cases, images=healthy + np.float32(1e-6)), judge)
     assert nothing["auroc in place"]["value"] == pytest.approx(0.5, abs=0.05)
     assert "auroc in place" not in pathology_axes(judges, cases)[0]

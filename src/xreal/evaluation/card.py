@@ -13,7 +13,7 @@ from xreal.errors import InputError
 from xreal.evaluation.anatomy import anatomy_control
 from xreal.evaluation.cases import Cases
 from xreal.evaluation.control import mean_and_interval
-from xreal.evaluation.detection import detection_features, detection_scores, discriminant
+from xreal.evaluation.detection import detection_features, detection_scores
 from xreal.evaluation.diversity import diversity_scores
 from xreal.evaluation.edits import Edits
 from xreal.evaluation.fidelity import FEWEST_FOR_WHOLE_KID, fidelity_scores, whole_kid
@@ -255,11 +255,11 @@ def pathology_axes(judges: Judges, cases: Cases, places: PlaceJudge | None = Non
     axis = _means(scores)
     if places is not None:
         boxes = np.array([extent(mask) for mask in cases.lesion_masks])
-        after, before = (places(images, boxes) for images in (cases.images, cases.healthy))
-        axis["auroc in place"] = number(*_auroc(after, before))
+        lesions, twins = (places.look(images, boxes) for images in (cases.images, cases.healthy))
+        axis |= _in_place(places, lesions, twins)
         for name, own in per_finding.items():
             rows = np.array([Finding(name) in names for names in cases.findings])
-            own["auroc in place"] = number(*_auroc(after[rows], before[rows]))
+            own |= _told_in_place(places, lesions[rows], twins[rows])
     return axis, per_finding
 
 
@@ -271,19 +271,29 @@ def places_axis(places: PlaceJudge, data: PreparedDataset) -> Axis:
         data: with boxes; fewer than ten give nothing.
 
     Returns:
-        "auroc in place" of boxes against the same places of healthy lungs, and by how much they are "brighter".
+        As "pathology" has them of drawn lesions and their twins, of boxes and the same places of healthy lungs: "auroc
+        in place", "kid in place", "kid in place, healthy"; and by how much boxes are "brighter".
     """
     windows, truth, brighter = real_places(data)
     if min(boxed := int((truth > 0).sum()), len(truth) - boxed) < _FEWEST_REAL_PLACES:
         return {}
-    said = discriminant(places.features, places.truth, places.encode(windows))
-    auroc = number(*_auroc(said[truth > 0], said[truth < 0], paired=False))
-    return {"auroc in place": auroc} | _means({"brighter": brighter})
+    features = places.encode(windows)
+    axis = _in_place(places, features[truth > 0], features[truth < 0], paired=False)
+    return axis | _means({"brighter": brighter})
 
 
-def _auroc(positive: np.ndarray, negative: np.ndarray, paired: bool = True) -> tuple[float, int, float, float]:
-    value, low, high = auroc_and_interval(positive, negative, paired=paired)
-    return value, len(positive), low, high
+def _in_place(places: PlaceJudge, lesions: np.ndarray, healthy: np.ndarray, paired: bool = True) -> Axis:
+    """Tell places with a lesion from healthy ones, and measure how near both are to the boxes of real opacities."""
+    axis = _told_in_place(places, lesions, healthy, paired)
+    for name, features in (("kid in place", lesions), ("kid in place, healthy", healthy)):
+        if (n := min(len(features), len(places.boxes))) >= FEWEST_FOR_WHOLE_KID:
+            axis[name] = _from_flat(whole_kid(places.boxes, features), n)["kid"]
+    return axis
+
+
+def _told_in_place(places: PlaceJudge, lesions: np.ndarray, healthy: np.ndarray, paired: bool = True) -> Axis:
+    value, low, high = auroc_and_interval(places(lesions), places(healthy), paired=paired)
+    return {"auroc in place": number(value, len(lesions), low, high)}
 
 
 def privacy_axis(nearest: NearestImages, held_out: NearestImages) -> tuple[Axis, dict[str, Any]]:

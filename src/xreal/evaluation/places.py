@@ -85,9 +85,18 @@ class PlaceJudge:
     features: np.ndarray
     truth: np.ndarray
 
-    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Return how much places (N, 4) of images (N, H, W) look like an opacity, (N,); no probability."""
-        said: np.ndarray = discriminant(self.features, self.truth, self.encode(look_at_places(images, boxes)))
+    @property
+    def boxes(self) -> np.ndarray:
+        """Features of the boxes of real opacities, (K, d)."""
+        return self.features[self.truth > 0]
+
+    def look(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Return the features of places (N, 4) of images (N, H, W), (N, d)."""
+        return self.encode(look_at_places(images, boxes))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return how much places, by their features (N, d), look like an opacity, (N,); no probability."""
+        said: np.ndarray = discriminant(self.features, self.truth, features)
         return said
 
 

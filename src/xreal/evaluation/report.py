@@ -51,6 +51,7 @@ SUMMARY = (
     ("pathology", "inside"),
     ("pathology", "ratio"),
     ("pathology", "auroc in place"),
+    ("pathology", "kid in place"),
     ("privacy", "flagged"),
 )
 
