@@ -14,6 +14,7 @@ from xreal.data.contract import Box, Sample
 from xreal.data.phantom import phantom
 from xreal.data.prepared import write_shard
 from xreal.errors import DataError, InputError, MaskError
+from xreal.masks.areas import extent
 from xreal.masks.organs import cardiothoracic_ratio, write_organ_mask
 from xreal.vocabulary import Finding, Organ
 
@@ -46,6 +47,39 @@ def test_ellipse_lies_in_one_lung_and_is_no_larger_than_asked(
     assert organs[0] in LUNGS
     lungs = np.isin(item.organ_mask, LUNGS).sum()
     assert 0 < lesion.mask.sum() <= (low + wider) * lungs * 1.3 + 8  # pixels of a small ellipse are few
+
+
+@pytest.mark.parametrize(("finding", "low", "high"), [("Nodule", 0.006, 0.014), ("Mass", 0.014, 0.085)])
+def test_nodules_are_small_and_round_and_masses_larger(
+    masks: list[Path], finding: str, low: float, high: float
+) -> None:
+    plan, shares, longer = planned(finding, n=30), [], []
+    for index in range(plan.n):
+        item = sample_item(plan, index, 256, masks, {})
+        mask = item.lesions[0].mask > 0
+        shares.append(mask.sum() / np.isin(item.organ_mask, LUNGS).sum())
+        x0, y0, x1, y1 = extent(mask)
+        longer.append(max(x1 - x0, y1 - y0) / min(x1 - x0, y1 - y0))
+    assert np.median(longer) < 1.25  # some are cut at the lung's border
+    assert 0.5 * low < min(shares) < max(shares) < 1.1 * high
+    larger = planned(finding, lesions={"area": [0.2, 0.2]})
+    assert sample_item(larger, 0, 256, masks, {}).lesions[0].mask.sum() > 2 * high * 10_000
+
+
+def test_effusions_fill_the_base_of_one_lung(masks: list[Path]) -> None:
+    plan, sides = planned("Pleural Effusion", n=20), set()
+    for index in range(plan.n):
+        item = sample_item(plan, index, 128, masks, {})
+        mask = item.lesions[0].mask > 0
+        (side,) = np.unique(item.organ_mask[mask])
+        lung = item.organ_mask == side
+        rows = np.flatnonzero(lung.any(1))
+        assert mask[rows[-1]].sum() == lung[rows[-1]].sum()
+        assert not mask[: rows[len(rows) // 4]].any()
+        sides.add(side)
+    assert sides == set(LUNGS)
+    anywhere = planned("Pleural Effusion", lesions={"area": [0.1, 0.1]})
+    assert sample_item(anywhere, 0, 128, masks, {}).lesions[0].mask.sum() > 0
 
 
 def test_an_image_depends_on_plan_and_number_alone(masks: list[Path]) -> None:

@@ -60,13 +60,14 @@ class Places:
 
     Attributes:
         boxes: prepared data sets; lesions go where the boxes of their `train` images lie, relative to the lungs. None
-            given: an ellipse inside a lung, or the heart itself for its two findings.
-        area: of an ellipse before it is cut at the lung's border, share of both lungs' area.
+            given: an ellipse inside a lung, the base of one for an effusion, or the heart itself for its two findings.
+        area: of an ellipse before it is cut at the lung's border, share of both lungs' area; None: as is usual for the
+            finding.
         strength: factor on the guidance.
     """
 
     boxes: tuple[str, ...] = ()
-    area: Range = (0.05, 0.25)
+    area: Range | None = None
     strength: Range = (1.0, 1.0)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from xreal.bulk.owners import draw_owner
-from xreal.bulk.plan import Anatomies, Places, Plan
+from xreal.bulk.plan import Anatomies, Plan, Range
 from xreal.data.prepared import PreparedDataset
 from xreal.errors import DataError, InputError, MaskError
 from xreal.masks.areas import extent
+from xreal.masks.fluid import above_fluid
 from xreal.masks.lesions import Lesion
 from xreal.masks.organs import OrganMask, read_organ_mask, resize_organ_mask
 from xreal.masks.shapes import sample_organ_mask
@@ -30,6 +31,11 @@ _NOT_IN_THE_LUNGS = (Finding.FRACTURE, Finding.HERNIA, Finding.SUPPORT_DEVICES)
 _TRIES = 50
 _LEAST_INSIDE = 0.6  # of an ellipse that must lie in the lung, so that no lesion is a sliver along its border
 _ASPECT = (0.6, 1.6)  # of an ellipse, width over height
+_ROUND = (0.8, 1.25)  # of a nodule or mass
+_AREA = (0.05, 0.25)  # of an ellipse, share of both lungs' area
+# Both lungs of the average chest have 18,000 of 256² pixels of 1.7 mm: nodules of 20 to 30 mm (smaller ones are hardly
+# seen), masses of 30 to 75 mm, in diameter (Fleischner Society: a nodule has at most 30 mm).
+_AREAS = {Finding.NODULE: (0.006, 0.014), Finding.MASS: (0.014, 0.085)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +103,10 @@ def sample_item(plan: Plan, index: int, size: int, masks: Sequence[Path], boxes:
             mask = _place_boxes(generator, organ_mask, boxes[finding.value])
         elif finding in _OF_THE_HEART:
             mask = _organ(organ_mask, (Organ.HEART,))
+        elif finding is Finding.PLEURAL_EFFUSION and plan.lesions.area is None:
+            mask = _place_effusion(generator, organ_mask)
         else:
-            mask = _place_ellipse(generator, organ_mask, plan.lesions)
+            mask = _place_ellipse(generator, organ_mask, finding, plan.lesions.area or _AREAS.get(finding, _AREA))
         strength = round(float(generator.uniform(*plan.lesions.strength)), 3)
         lesions.append(Lesion(finding, mask, strength))
     return Item(index, organ_mask, anatomy, tuple(lesions))
@@ -135,15 +143,24 @@ def _organ(organ_mask: OrganMask, organs: Sequence[Organ]) -> np.ndarray:
     return mask
 
 
-def _place_ellipse(generator: np.random.Generator, organ_mask: OrganMask, places: Places) -> np.ndarray:
+def _place_effusion(generator: np.random.Generator, organ_mask: OrganMask) -> np.ndarray:
+    """Return the base of one lung, below a meniscus."""
+    side = _LUNGS[int(generator.integers(2))]
+    lung = _organ(organ_mask, (side,) if (organ_mask == side).any() else _LUNGS)
+    return lung & (above_fluid(lung, side is Organ.RIGHT_LUNG, generator) < 0)
+
+
+def _place_ellipse(
+    generator: np.random.Generator, organ_mask: OrganMask, finding: Finding, within: Range
+) -> np.ndarray:
     """Return an ellipse of random size, shape and place, cut at the border of the lung that its centre is in."""
     lungs = _organ(organ_mask, _LUNGS)
     rows, columns = np.nonzero(lungs)
     y, x = np.mgrid[: lungs.shape[0], : lungs.shape[1]]
     best, most = lungs, -1.0
     for _ in range(_TRIES):
-        area = len(rows) * np.exp(generator.uniform(*np.log(places.area)))
-        aspect = np.exp(generator.uniform(*np.log(_ASPECT)))
+        area = len(rows) * np.exp(generator.uniform(*np.log(within)))
+        aspect = np.exp(generator.uniform(*np.log(_ROUND if finding in _AREAS else _ASPECT)))
         ry = np.sqrt(area / np.pi / aspect)
         centre = int(generator.integers(len(rows)))
         cy, cx = rows[centre], columns[centre]

@@ -1,8 +1,7 @@
 """Pleural effusions drawn into the lungs of healthy patients, who stand.
 
 Labels say that there is an effusion, hardly a data set says where. Free fluid has a known look: it lies at the base
-of a lung, hides the costophrenic angle and the diaphragm, is as white as what lies below, and its upper border rises
-towards the chest wall (meniscus).
+of a lung, hides the diaphragm, and is as white as what lies below.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from scipy import ndimage
 
 from xreal.data.contract import Box, Sample
 from xreal.masks.areas import extent
+from xreal.masks.fluid import above_fluid
 from xreal.training.transplant import SIMULATED
 from xreal.vocabulary import Finding, Organ
 
 __all__ = ["add_effusion"]
 
-_LEVEL = (0.06, 0.4)  # of the lung's height: the fluid's above the lung's lowest point
-_RISE, _WIDTH = (0.06, 0.22), (0.1, 0.3)  # of the meniscus, of the lung's height, and how far in, of the lung's width
 _WHITE = (0.6, 0.95)  # how much of the way to the heart's grey
 _THIN = 0.7  # of that, at the upper border, where the fluid is thin
 _SOFT = (2.0, 6.0)  # pixels of 256 over which the upper border fades
@@ -47,16 +45,11 @@ def add_effusion(host: Sample, generator: np.random.Generator) -> Sample | None:
     if not lung.any() or not heart.size:
         return None
     pixels = lung.shape[0] / 256
-    x0, y0, x1, y1 = extent(lung)
-    height, width = y1 - y0, x1 - x0
-    rows, columns = np.mgrid[: lung.shape[0], : lung.shape[1]] + 0.5
-    from_wall = columns - x0 if right else x1 - columns
-    level = generator.uniform(*_LEVEL) * height
-    rise = generator.uniform(*_RISE) * height * np.exp(-from_wall / (generator.uniform(*_WIDTH) * width))
-    above = y1 - level - rise - rows  # of the upper border, pixels
+    above = above_fluid(lung, right, generator)
+    _, top, _, bottom = extent(lung)
     softness = generator.uniform(*_SOFT) * pixels
     filled = 1 / (1 + np.exp(np.clip(above / (softness / 2), -30, 30)))
-    filled *= _THIN + (1 - _THIN) * np.clip(-above / (0.15 * height), 0, 1)
+    filled *= _THIN + (1 - _THIN) * np.clip(-above / (0.15 * (bottom - top)), 0, 1)
     grown = ndimage.binary_dilation(lung, iterations=max(1, round(pixels)))
     filled *= ndimage.gaussian_filter(grown.astype(np.float32), _EDGE * pixels)
     filled[filled < 0.02] = 0
