@@ -32,6 +32,7 @@ from xreal.vocabulary import Finding
 
 __all__ = ["BackboneStage", "LatentBatch", "as_large", "balanced_weights", "evened_dropout", "findings_alone"]
 
+_ENOUGH_BOXES = 8  # images with boxes of a finding, from which on its name alone is taught by these only
 _USUAL, _SMALLEST = 0.04, 0.004  # of the image: what an opacity covers; from what on a lesion weighs ten times as much
 _SHEET_PROMPTS = ("", "No Finding", "No Finding, PA view, female", "Pneumonia", "Pneumonia, AP view", "Edema, AP view")
 
@@ -63,7 +64,7 @@ def evened_dropout(sampling_weights: Tensor, rate: float) -> Tensor:
 
 
 def findings_alone(
-    findings: Sequence[tuple[Finding, ...]], boxed: Sequence[tuple[Finding, ...]], enough: int = 8
+    findings: Sequence[tuple[Finding, ...]], boxed: Sequence[tuple[Finding, ...]], enough: int
 ) -> list[tuple[Finding, ...]]:
     """List the findings that each sample teaches by their name alone.
 
@@ -176,14 +177,13 @@ class BackboneStage(Stage):
         self.scheduler = self._schedule()
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
         self.finding_ids = dict(zip(Finding, tokenize(self.tokenizer, list(Finding)), strict=True))
-        self.findings = findings_alone(train_data.findings, train_data.box_findings)
+        # Who is told places is told by them what a finding looks like, and by labels what patients who have it look like.
+        enough = len(train_data) + 1 if self.sees_lesions else _ENOUGH_BOXES
+        self.findings = findings_alone(train_data.findings, train_data.box_findings, enough)
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
         self.unprompted_ids = tokenize(self.tokenizer, [""])
         self.networks = {self.name: self._build(start)}
-        self.kinds = {
-            kind: torch.tensor([name == kind for name in train_data.sources]) for kind in (TRANSPLANT, SIMULATED)
-        }
-        self.placed = self.kinds[TRANSPLANT] | self.kinds[SIMULATED]
+        self.placed = torch.tensor([name in (TRANSPLANT, SIMULATED) for name in train_data.sources])
         # Of what is not the patient's own, no finding is rarer: such an X-ray comes as often as the healthy one it was.
         own = [
             (Finding.NO_FINDING,) if placed else names
@@ -200,12 +200,11 @@ class BackboneStage(Stage):
     def _dropout(self, rate: float) -> Tensor:
         """Return how often each sample loses its prompt, (N,).
 
-        Samples that come more often lose it less often: without a prompt, the data are as they are. The place of a
-        transplanted opacity is always told, "Lung Opacity" to half: a place means an opacity then, whatever the prompt,
-        and what findings mean is left to patients who have them. Simulated findings always have both.
+        Samples that come more often lose it less often: without a prompt, the data are as they are. Of transplanted
+        opacities and simulated findings the place is always told, the name to half: a place means a finding then,
+        whatever the prompt, and what findings mean is left to patients who have them.
         """
-        dropout = torch.where(self.kinds[TRANSPLANT], 0.5, evened_dropout(self.sampling_weights, rate))
-        return torch.where(self.kinds[SIMULATED], 0.0, dropout)
+        return torch.where(self.placed, 0.5, evened_dropout(self.sampling_weights, rate))
 
     def _tokenizer(self, kept: Path, start: Path | None) -> PreTrainedTokenizerBase:
         return _kept_tokenizer(kept, self.preset, start)
