@@ -177,7 +177,7 @@ class BackboneStage(Stage):
         self.scheduler = self._schedule()
         self.input_ids = tokenize(self.tokenizer, train_data.prompts)
         self.finding_ids = dict(zip(Finding, tokenize(self.tokenizer, list(Finding)), strict=True))
-        # Who is told places is told by them what a finding looks like, and by labels what patients who have it look like.
+        # Places tell what a finding looks like; who is told them learns of labels what patients who have it look like.
         enough = len(train_data) + 1 if self.sees_lesions else _ENOUGH_BOXES
         self.findings = findings_alone(train_data.findings, train_data.box_findings, enough)
         self.validation_ids = tokenize(self.tokenizer, validation.prompts)
