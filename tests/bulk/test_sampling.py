@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 import xreal.bulk.sampling
 from xreal.bulk.plan import Plan, parse_plan
@@ -66,15 +67,17 @@ def test_nodules_are_small_and_round_and_masses_larger(
     assert sample_item(larger, 0, 256, masks, {}).lesions[0].mask.sum() > 2 * high * 10_000
 
 
-def test_effusions_fill_the_base_of_one_lung(masks: list[Path]) -> None:
+def test_effusions_fill_the_base_of_one_lung_and_hide_the_diaphragm(masks: list[Path]) -> None:
     plan, sides = planned("Pleural Effusion", n=20), set()
     for index in range(plan.n):
         item = sample_item(plan, index, 128, masks, {})
         mask = item.lesions[0].mask > 0
-        (side,) = np.unique(item.organ_mask[mask])
+        beyond, side = np.unique(item.organ_mask[mask])
+        assert beyond == Organ.BACKGROUND
         lung = item.organ_mask == side
+        assert ndimage.distance_transform_edt(~lung)[mask].max() <= 4  # 6 of 256 pixels
         rows = np.flatnonzero(lung.any(1))
-        assert mask[rows[-1]].sum() == lung[rows[-1]].sum()
+        assert mask[rows[-1]][lung[rows[-1]]].all()
         assert not mask[: rows[len(rows) // 4]].any()
         sides.add(side)
     assert sides == set(LUNGS)

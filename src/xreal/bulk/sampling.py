@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from xreal.bulk.owners import draw_owner
 from xreal.bulk.plan import Anatomies, Plan, Range
@@ -32,6 +33,7 @@ _TRIES = 50
 _LEAST_INSIDE = 0.6  # of an ellipse that must lie in the lung, so that no lesion is a sliver along its border
 _ASPECT = (0.6, 1.6)  # of an ellipse, width over height
 _ROUND = (0.8, 1.25)  # of a nodule or mass
+_MARGIN = 6 / 256  # of the side: over this lesions fade inside their border
 _AREA = (0.05, 0.25)  # of an ellipse, share of both lungs' area
 # Both lungs of the average chest have 18,000 of 256² pixels of 1.7 mm: nodules of 20 to 30 mm (smaller ones are hardly
 # seen), masses of 30 to 75 mm, in diameter (Fleischner Society: a nodule has at most 30 mm).
@@ -144,10 +146,16 @@ def _organ(organ_mask: OrganMask, organs: Sequence[Organ]) -> np.ndarray:
 
 
 def _place_effusion(generator: np.random.Generator, organ_mask: OrganMask) -> np.ndarray:
-    """Return the base of one lung, below a meniscus."""
+    """Return the base of one lung, below a meniscus, and a margin beyond the lung, for it hides diaphragm and wall.
+
+    Lesions fade inside their border: without the margin a dark rim of lung would stay between fluid and diaphragm.
+    """
     side = _LUNGS[int(generator.integers(2))]
     lung = _organ(organ_mask, (side,) if (organ_mask == side).any() else _LUNGS)
-    return lung & (above_fluid(lung, side is Organ.RIGHT_LUNG, generator) < 0)
+    fluid = lung & (above_fluid(lung, side is Organ.RIGHT_LUNG, generator) < 0)
+    margin = max(1, round(_MARGIN * organ_mask.shape[0]))
+    around: np.ndarray = ndimage.binary_dilation(fluid, iterations=margin) & (organ_mask == Organ.BACKGROUND)
+    return fluid | around
 
 
 def _place_ellipse(
