@@ -63,8 +63,8 @@ def test_nodules_are_small_and_round_and_masses_larger(
         longer.append(max(x1 - x0, y1 - y0) / min(x1 - x0, y1 - y0))
     assert np.median(longer) < 1.25  # some are cut at the lung's border
     assert 0.5 * low < min(shares) < max(shares) < 1.1 * high
-    larger = planned(finding, lesions={"area": [0.2, 0.2]})
-    assert sample_item(larger, 0, 256, masks, {}).lesions[0].mask.sum() > 2 * high * 10_000
+    larger = sample_item(planned(finding, lesions={"area": [0.2, 0.2]}), 0, 256, masks, {})
+    assert larger.lesions[0].mask.sum() / np.isin(larger.organ_mask, LUNGS).sum() > high
 
 
 def test_effusions_fill_the_base_of_one_lung_and_hide_the_diaphragm(masks: list[Path]) -> None:
@@ -81,8 +81,18 @@ def test_effusions_fill_the_base_of_one_lung_and_hide_the_diaphragm(masks: list[
         assert not mask[: rows[len(rows) // 4]].any()
         sides.add(side)
     assert sides == set(LUNGS)
-    anywhere = planned("Pleural Effusion", lesions={"area": [0.1, 0.1]})
-    assert sample_item(anywhere, 0, 128, masks, {}).lesions[0].mask.sum() > 0
+    anywhere = sample_item(planned("Pleural Effusion", lesions={"area": [0.1, 0.1]}), 0, 128, masks, {})
+    assert np.isin(anywhere.organ_mask[anywhere.lesions[0].mask > 0], LUNGS).all()
+
+
+def test_an_effusion_of_one_lung_rises_towards_its_own_wall(tmp_path: Path) -> None:
+    organs = np.zeros((128, 128), np.uint8)
+    organs[20:100, 20:60] = Organ.RIGHT_LUNG
+    write_organ_mask(tmp_path / "one.png", organs)
+    for index in range(4):
+        item = sample_item(planned("Pleural Effusion"), index, 128, [tmp_path / "one.png"], {})
+        heights = (item.lesions[0].mask > 0).sum(0)
+        assert heights[22] > heights[57]
 
 
 def test_an_image_depends_on_plan_and_number_alone(masks: list[Path]) -> None:

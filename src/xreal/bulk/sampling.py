@@ -150,9 +150,10 @@ def _place_effusion(generator: np.random.Generator, organ_mask: OrganMask) -> np
 
     Lesions fade inside their border: without the margin a dark rim of lung would stay between fluid and diaphragm.
     """
-    side = _LUNGS[int(generator.integers(2))]
-    lung = _organ(organ_mask, (side,) if (organ_mask == side).any() else _LUNGS)
-    fluid = lung & (above_fluid(lung, side is Organ.RIGHT_LUNG, generator) < 0)
+    there = np.intersect1d(_LUNGS, organ_mask[_organ(organ_mask, _LUNGS)])
+    side = there[int(generator.integers(len(there)))]
+    lung = organ_mask == side
+    fluid = lung & (above_fluid(lung, bool(side == Organ.RIGHT_LUNG), generator) < 0)
     margin = max(1, round(_MARGIN * organ_mask.shape[0]))
     around: np.ndarray = ndimage.binary_dilation(fluid, iterations=margin) & (organ_mask == Organ.BACKGROUND)
     return fluid | around
