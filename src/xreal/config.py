@@ -172,6 +172,9 @@ _CXR_256 = Preset(
         "anatomy": StageConfig(steps=400, batch_size=4, learning_rate=5e-4),
         "adapter": StageConfig(steps=2400, batch_size=32, learning_rate=8e-4, ema_decay=0.998, augmented_copies=1),
         "joint": StageConfig(steps=2400, batch_size=32, learning_rate=4e-4, ema_decay=0.998, augmented_copies=7),
+        "autoguidance": StageConfig(
+            steps=600, batch_size=32, learning_rate=1.2e-4, weight_decay=0.0, ema_decay=0.99, augmented_copies=7
+        ),
         "adversarial": StageConfig(
             steps=1000,
             batch_size=16,
@@ -231,6 +234,9 @@ _PAPER = Preset(
         "anatomy": StageConfig(steps=100_000, batch_size=16, learning_rate=7e-5, adversarial_from=5001),
         "adapter": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
         "joint": StageConfig(steps=100_000, batch_size=64, learning_rate=1e-5, ema_decay=0.9999, augmented_copies=3),
+        "autoguidance": StageConfig(
+            steps=20_000, batch_size=64, learning_rate=1e-5, weight_decay=0.0, augmented_copies=3
+        ),
         "adversarial": StageConfig(
             steps=10_000, batch_size=64, learning_rate=1e-5, weight_decay=0.0, augmented_copies=3
         ),
@@ -263,6 +269,7 @@ _TINY = Preset(
         "anatomy": replace(_TINY_STAGE, adversarial_from=2),
         "adapter": _TINY_STAGE,
         "joint": _TINY_STAGE,
+        "autoguidance": _TINY_STAGE,
         "adversarial": _TINY_STAGE,
         "detail": replace(_TINY_STAGE, crop=32),
         "texture": _TINY_STAGE,

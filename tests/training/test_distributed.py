@@ -20,7 +20,7 @@ from xreal.training.loop import train
 from xreal.training.parallel import count_parts
 from xreal.training.stages import STAGES, build_stage
 
-STEERING = ("adapter", "joint", "adversarial", "controlnet")  # stages that start from a model
+STEERING = ("adapter", "joint", "autoguidance", "adversarial", "controlnet")  # stages that start from a model
 TRAJECTORIES = 64
 
 # Trains each stage named, two steps of four samples in parts of two, as `xreal train` does; prints nothing.
@@ -39,8 +39,9 @@ data, model, out, steps, resume, *names = sys.argv[1:]
 for name in names:
     folder = Path(out) / name
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
-    start = Path(model) if name in ("adapter", "joint", "adversarial", "controlnet") else None
-    stage = build_stage(name, preset, [Path(data)], folder, Path(model), start)
+    start = Path(model) if name in ("adapter", "joint", "autoguidance", "adversarial", "controlnet") else None
+    weak = Path(model) if name == "autoguidance" else None
+    stage = build_stage(name, preset, [Path(data)], folder, Path(model), start, weak)
     def stop(step, total, parts):
         if step > int(steps):
             raise SystemExit(0)
@@ -49,6 +50,10 @@ for name in names:
     except SystemExit:
         pass
 """
+
+
+def weak_of(name: str, model: Path) -> Path | None:
+    return model if name == "autoguidance" else None
 
 
 def launch(processes: int, *arguments: object) -> None:
@@ -100,7 +105,7 @@ def alone(phantom_data: Path, model: Path, tmp_path_factory: pytest.TempPathFact
     for name in STAGES:
         preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
         start = model if name in STEERING else None
-        stage = build_stage(name, preset, [phantom_data], out / name, model, start)
+        stage = build_stage(name, preset, [phantom_data], out / name, model, start, weak_of(name, model))
         train(stage, out / name, mixed_precision="no", micro_batch_size=2)
     return out
 
@@ -151,7 +156,7 @@ def test_recomputed_activations_change_nothing(
 ) -> None:
     preset = PRESETS["tiny"].with_stage(name, batch_size=4, steps=4, checkpoint_every=2)
     start = model if name in STEERING else None
-    stage = build_stage(name, preset, [phantom_data], tmp_path, model, start)
+    stage = build_stage(name, preset, [phantom_data], tmp_path, model, start, weak_of(name, model))
     if name in (
         "segmenter",
         "judge-segmenter",

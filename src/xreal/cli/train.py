@@ -19,8 +19,9 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, signal-leak, adversarial, "
-            "decoder, detail, texture or film; baselines: concat or controlnet; judges: encoder or judge-segmenter."
+            help="segmenter, autoencoder, backbone, anatomy, variation, adapter, joint, autoguidance, signal-leak, "
+            "adversarial, decoder, detail, texture or film; baselines: concat or controlnet; judges: encoder or "
+            "judge-segmenter."
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="Prepared data set; may be given several times.")],
@@ -36,6 +37,9 @@ def train(
     ] = None,
     autoencoder: Annotated[str | None, typer.Option(help="Model with a vae/ to use instead of OUT's.")] = None,
     start: Annotated[str | None, typer.Option(help="Model whose weights training begins with.")] = None,
+    weak: Annotated[
+        str | None, typer.Option(help="autoguidance: weaker model, such as an earlier state of START.")
+    ] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16, fp16, or auto.")] = "auto",
     micro_batch_size: Annotated[
         int | None,
@@ -87,7 +91,7 @@ def train(
     from xreal.training.stages import build_stage
 
     typer.echo(f"{stage}: preparing what it learns from; where that is encoded or drawn first, it takes minutes")
-    others = (None if model is None else resolve_folder(model) for model in (autoencoder, start))
+    others = (None if model is None else resolve_folder(model) for model in (autoencoder, start, weak))
     built = build_stage(stage, chosen, data, out, *others)
 
     from rich.progress import (

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xreal.config import Preset
 from xreal.control.solvers import build_solver
-from xreal.inputs import check_settings, default_blend
+from xreal.inputs import check_settings
 from xreal.models.autoencoder import decode_latents
-from xreal.models.backbone import Backbone
 from xreal.models.latent_judge import LatentJudge, unet_features
-from xreal.models.organs import adapter_features
-from xreal.models.precision import default_device, fast_dtype
+from xreal.models.precision import default_device
 from xreal.sheets import colour_labels
 from xreal.training.backbone import LatentBatch
 from xreal.training.stage import Loss, white_noise
-from xreal.training.steering import JointStage
+from xreal.training.steering import Known, UNetStage
 
 __all__ = ["AdversarialStage"]
 
@@ -34,9 +31,6 @@ _NOISIEST = 200  # timestep up to which the judge sees latents
 _TRAJECTORIES = 3072  # drawn ahead, up to the last steps
 _PART = 32
 _SHOWN = 96  # validation images that detail is measured on
-_UNPROMPTED = 0.5  # share of trajectories without a prompt, as healthy X-rays are drawn
-
-Known = tuple[Tensor, list[Tensor]]  # prompt embeddings (B, L, d), what the adapter adds to each level
 
 
 class Trajectories(NamedTuple):
@@ -55,7 +49,7 @@ class Trajectories(NamedTuple):
     before: Tensor
 
 
-class AdversarialStage(JointStage):
+class AdversarialStage(UNetStage):
     """Adversarial post-training (arXiv 2403.12015, 2501.08316) of a U-Net, in the last steps of its own trajectories.
 
     A network that is taught by squared error draws, where noise has hidden what was there, the mean of all that may
@@ -67,14 +61,13 @@ class AdversarialStage(JointStage):
     name = "adversarial"
     betas: ClassVar[tuple[float, float]] = (0.0, 0.99)  # arXiv 2501.05441
     paces: ClassVar[dict[str, float]] = {"judge": 4.0}  # two time scales, arXiv 1706.08500
-    organ_dropout = 0.1
     coarse_weight = 5.0
     kept_weight = 5.0
     slope_weight = 1.0
     slope_step = 0.1  # by which the judge's slopes are measured (arXiv 2501.08316)
 
     def __init__(self, preset: Preset, data: Sequence[Path], start: Path, cache: Path) -> None:
-        """Open the model, keep a frozen copy of its U-Net, which judges and remembers, and draw trajectories with it.
+        """Open the model, whose frozen copy judges and remembers, and draw trajectories with it.
 
         Args:
             preset: length of the stage.
@@ -83,31 +76,14 @@ class AdversarialStage(JointStage):
             cache: folder for the encoded latents.
         """
         super().__init__(preset, data, start, cache)
-        device = default_device()
-        self.network.to(device)
-        self.before = copy.deepcopy(self.components["unet"]).requires_grad_(False).eval()
         self.leak = self.components.get("signal_leak")
         if self.leak is not None:
-            self.leak.to(device)
-        self.strength = default_blend("regional", adapted=True).adapter
+            self.leak.to(default_device())
         self.solver = build_solver("dpm++", self.scheduler, check_settings([0]).steps, placed=True)
-        self.dropout = self._dropout(_UNPROMPTED)
-        number_format = fast_dtype(device)  # also of what is drawn before the run sets up its own precision
-        self.autocast = partial(torch.autocast, device.type, number_format, enabled=number_format != torch.float32)
         self.trajectories = self._begun(_TRAJECTORIES)
         self.sampling_weights = torch.ones(len(self.trajectories.latents))
         torch.manual_seed(self.config.seed)
         self.networks["judge"] = self._judge()
-
-    def _build(self, start: Path | None) -> Backbone:
-        backbone = super()._build(start)
-        backbone.requires_grad_(False)
-        self.components["unet"].requires_grad_(True)
-        return backbone.eval()
-
-    def averaged(self) -> Iterator[nn.Parameter]:
-        """Return what is averaged: the U-Net."""
-        return self.components["unet"].parameters()
 
     def _begun(self, count: int) -> Trajectories:
         """Draw trajectories for real X-rays' prompts, organs and lesions, rare findings more often than they are."""
@@ -139,12 +115,6 @@ class AdversarialStage(JointStage):
         before = self._walk(self.before, latents, solver, rest, known)
         return Trajectories(batch, latents.half(), clean.half(), before.half())
 
-    def _walk(self, unet: Any, latents: Tensor, solver: Any, timesteps: Tensor, known: Known) -> Tensor:
-        for timestep in timesteps:
-            prediction = self._predicted(unet, latents, timestep.to(latents.device), known, self.strength)
-            latents = solver.step(prediction, timestep, latents).prev_sample
-        return latents
-
     def _ended(self, walked: Trajectories, known: Known) -> Tensor:
         """Take the last steps of trajectories, (B, c, h, w)."""
         solver = copy.copy(self.solver)
@@ -167,23 +137,6 @@ class AdversarialStage(JointStage):
         masks = {name: mask[rows].to(device) for name, mask in batch.masks.items()}
         own = LatentBatch(batch.latents[rows].to(device), batch.ids[rows].to(device), batch.weights[rows], masks)
         return Trajectories(own, *(one[rows].to(device) for one in self.trajectories[1:]))
-
-    @torch.no_grad()
-    def _known(self, batch: LatentBatch) -> Known:
-        """Return what the U-Net is told."""
-        masks = {name: mask.to(self.device) for name, mask in batch.masks.items()}
-        with self.autocast():
-            embeds = self.network.text_encoder(batch.ids.to(self.device), return_dict=False)[0]
-            told = adapter_features(self.steering, self.before, masks["organ_mask"], masks.get("lesions"))
-        return embeds, told
-
-    def _predicted(self, unet: Any, latents: Tensor, timestep: Tensor, known: Known, strength: float = 1.0) -> Tensor:
-        embeds, told = known
-        with self.autocast():
-            prediction: Tensor = unet(
-                latents, timestep, embeds, down_intrablock_additional_residuals=[strength * one for one in told]
-            ).sample
-        return prediction.float()
 
     def _seen(self, noisy: Tensor, timesteps: Tensor, known: Known) -> list[Tensor]:
         """Return what the frozen U-Net makes of noisy latents."""

@@ -112,7 +112,7 @@ def forecast(
     config = preset.stages[name]
     images = _count_images(
         data,
-        name in ("segmenter", "judge-segmenter", "anatomy", "adapter", "joint", "adversarial", "concat", "controlnet"),
+        name in ("segmenter", "judge-segmenter", "anatomy", "concat", *_STEERED),
     )
     parts = count_parts(config.batch_size, micro_batch_size, processes)
     with FakeTensorMode(), warnings.catch_warnings():
@@ -176,6 +176,7 @@ def _count_images(data: Sequence[Path], masked: bool) -> int:
 _STEERED: dict[str, tuple[Any, Any]] = {
     "adapter": (AdaptedUNet, build_adapter),
     "joint": (AdaptedUNet, build_adapter),
+    "autoguidance": (AdaptedUNet, build_adapter),
     "adversarial": (AdaptedUNet, build_adapter),
     "controlnet": (ControlledUNet, build_controlnet),
 }
@@ -186,10 +187,13 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
     text_encoder = build_text_encoder(preset.text_encoder)
     network: Any = unet
     if organs in _STEERED:
-        unet.requires_grad_(organs in ("joint", "adversarial"))
+        alone = organs in ("autoguidance", "adversarial")
+        unet.requires_grad_(alone or organs == "joint")
         text_encoder.requires_grad_(organs == "joint")
         steered, build = _STEERED[organs]
-        steering = build(unet, preset.autoencoder.downsampling).requires_grad_(organs != "adversarial")
+        steering = build(unet, preset.autoencoder.downsampling).requires_grad_(
+            organs not in ("autoguidance", "adversarial")
+        )
         network = steered(unet, steering)
     backbone = Backbone(network, text_encoder)
     side, size = preset.image_size // preset.autoencoder.downsampling, preset.image_size
@@ -208,6 +212,25 @@ def _adversarial(preset: Preset) -> tuple[list[nn.Module], Step]:
     """Four passes: two of the walk, the judge's look, and one for early timesteps and all that needs no gradient."""
     networks, predict = _diffusion(preset, "adversarial")
     return networks, lambda count: torch.cat([predict(count) for _ in range(4)])
+
+
+def _autoguidance(preset: Preset) -> tuple[list[nn.Module], Step]:
+    """One pass that learns, and three that do not, of the U-Net of before and of a weaker one of the same size."""
+    networks, predict = _diffusion(preset, "autoguidance")
+    before = build_unet(preset)
+    weak = AdaptedUNet(build_unet(preset), build_adapter(before, preset.autoencoder.downsampling))
+    frozen = nn.ModuleList([before, weak]).requires_grad_(False)
+    side, text = preset.image_size // preset.autoencoder.downsampling, preset.text_encoder
+
+    def step(count: int) -> Tensor:
+        latents = torch.randn(count, preset.autoencoder.latent_channels, side, side)
+        told = (torch.zeros(count, dtype=torch.long), torch.randn(count, text.max_length, text.width))
+        with torch.no_grad():
+            for unet in (before, before, weak):
+                unet(latents, *told)
+        return predict(count)
+
+    return [*networks, frozen], step
 
 
 def _autoencoding(preset: Preset, whole: bool, frozen_encoder: bool = False, crop: int = 0) -> Any:
@@ -277,6 +300,7 @@ _STEPS: dict[str, Callable[[Preset], tuple[list[nn.Module], Step]]] = {
     "texture": _texture,
     "adapter": lambda p: _diffusion(p, "adapter"),
     "joint": lambda p: _diffusion(p, "joint"),
+    "autoguidance": _autoguidance,
     "adversarial": _adversarial,
     "concat": lambda p: _diffusion(p, "concat"),
     "controlnet": lambda p: _diffusion(p, "controlnet"),

@@ -24,6 +24,7 @@ STAGES = (
     "anatomy",
     "adapter",
     "joint",
+    "autoguidance",
     "adversarial",
     "decoder",
     "detail",
@@ -42,6 +43,7 @@ def build_stage(
     out: Path,
     autoencoder: Path | None = None,
     start: Path | None = None,
+    weak: Path | None = None,
 ) -> Stage:
     """Make a stage ready to train.
 
@@ -53,11 +55,17 @@ def build_stage(
         autoencoder: model folder, ours or of another latent pipeline such as Stable Diffusion, whose autoencoder the
             stage works with; default ``out``.
         start: model folder whose weights training begins with.
+        weak: model folder that "autoguidance" guides away from.
 
     Raises:
-        InputError: unknown stage, or X-rays or an autoencoder that the preset does not fit.
+        InputError: unknown stage, a folder that it lacks or does not take, or X-rays or an autoencoder that the preset
+            does not fit.
         TrainingError: the autoencoder is needed and not there.
     """
+    if (weak is not None) != (name == "autoguidance"):
+        raise InputError(
+            "--weak is the weaker model of the stage autoguidance, which needs it; no other stage takes it"
+        )
     _check_sizes(name, preset, data)
     PartialState(cpu=default_device().type == "cpu")  # each process takes its own device before anything is placed
     # Each stage imports what it needs: the segmenter's does not wait for diffusers, nor the others' for MONAI.
@@ -93,14 +101,18 @@ def build_stage(
             _refuse_backbone(out, name)
         kind = AdapterStage if name == "adapter" else JointStage
         return kind(preset, data, start or out, cache)
-    if name == "adversarial":
-        from xreal.training.adversarial import AdversarialStage
-
+    if name in ("autoguidance", "adversarial"):
         if start is None or start == out:
-            raise InputError("adversarial training changes a trained model; give --start FOLDER and another --out")
+            raise InputError(f"{name} changes a trained model; give --start FOLDER and another --out")
         if not (start / "anatomy_adapter").is_dir():
             raise TrainingError(f"{start} holds no anatomy_adapter/; run `xreal train adapter` or `joint` first")
         _refuse_backbone(out, name)
+        if weak is not None:
+            from xreal.training.autoguidance import AutoguidanceStage
+
+            return AutoguidanceStage(preset, data, start, weak, cache)
+        from xreal.training.adversarial import AdversarialStage
+
         return AdversarialStage(preset, data, start, cache)
     if name == "controlnet":
         from xreal.training.steering import ControlNetStage

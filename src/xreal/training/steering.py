@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xreal.config import Preset
 from xreal.errors import TrainingError
+from xreal.inputs import default_blend
 from xreal.models.adopt import adopt
 from xreal.models.autoencoder import downsampling
 from xreal.models.backbone import Backbone
 from xreal.models.folder import load_components, save_component, start_from
-from xreal.models.organs import AdaptedUNet, ControlledUNet, build_adapter, build_controlnet
-from xreal.training.backbone import BackboneStage
+from xreal.models.organs import AdaptedUNet, ControlledUNet, adapter_features, build_adapter, build_controlnet
+from xreal.models.precision import default_device, fast_dtype
+from xreal.training.backbone import BackboneStage, LatentBatch
 
-__all__ = ["AdapterStage", "ControlNetStage", "JointStage"]
+__all__ = ["AdapterStage", "ControlNetStage", "JointStage", "Known", "UNetStage"]
 
 
 class _SteeringStage(BackboneStage):
@@ -127,6 +132,67 @@ class JointStage(AdapterStage):
         super().export(folder)
         for name in ("unet", "text_encoder"):
             save_component(self.components[name], folder / name)
+
+
+Known = tuple[Tensor, list[Tensor]]
+"""What a U-Net is told: prompt embeddings (B, L, d), and what the adapter adds to each level."""
+
+
+class UNetStage(JointStage):
+    """The U-Net alone trained on, beside a frozen copy of itself; text encoder and adapter stay.
+
+    Attributes:
+        before: the frozen copy.
+        strength: of the adapter, as the pipeline has it.
+    """
+
+    organ_dropout = 0.1
+    unprompted: ClassVar[float] = 0.5  # share of X-rays without a prompt, as healthy ones are drawn
+
+    def __init__(self, preset: Preset, data: Sequence[Path], start: Path, cache: Path) -> None:
+        """Open the model, and copy its U-Net; arguments as of ``AdapterStage``, ``start`` with an adapter."""
+        super().__init__(preset, data, start, cache)
+        device = default_device()
+        self.network.to(device)
+        self.before = copy.deepcopy(self.components["unet"]).requires_grad_(False).eval()
+        self.strength = default_blend("regional", adapted=True).adapter
+        self.dropout = self._dropout(self.unprompted)
+        number_format = fast_dtype(device)  # also of what is drawn before the run sets up its own precision
+        self.autocast = partial(torch.autocast, device.type, number_format, enabled=number_format != torch.float32)
+
+    def _build(self, start: Path | None) -> Backbone:
+        backbone = super()._build(start)
+        backbone.requires_grad_(False)
+        self.components["unet"].requires_grad_(True)
+        return backbone.eval()
+
+    def averaged(self) -> Iterator[nn.Parameter]:
+        """Return what is averaged: the U-Net."""
+        averaged: Iterator[nn.Parameter] = self.components["unet"].parameters()
+        return averaged
+
+    @torch.no_grad()
+    def _known(self, batch: LatentBatch) -> Known:
+        masks = {name: mask.to(self.device) for name, mask in batch.masks.items()}
+        with self.autocast():
+            embeds = self.network.text_encoder(batch.ids.to(self.device), return_dict=False)[0]
+            told = adapter_features(self.steering, self.before, masks["organ_mask"], masks.get("lesions"))
+        return embeds, told
+
+    def _predicted(self, unet: Any, latents: Tensor, timestep: Tensor, known: Known, strength: float = 1.0) -> Tensor:
+        embeds, told = known
+        with self.autocast():
+            prediction: Tensor = unet(
+                latents, timestep, embeds, down_intrablock_additional_residuals=[strength * one for one in told]
+            ).sample
+        return prediction.float()
+
+    def _walk(self, unet: Any, latents: Tensor, solver: Any, timesteps: Tensor, known: Known) -> Tensor:
+        """Take steps of a solver from latents (B, c, h, w), as the pipeline does."""
+        for timestep in timesteps:
+            prediction = self._predicted(unet, latents, timestep.to(latents.device), known, self.strength)
+            latents = solver.step(prediction, timestep, latents).prev_sample
+        return latents
 
 
 class ControlNetStage(_SteeringStage):
