@@ -1,5 +1,6 @@
 """Detail: drawn from the decoded image and noise, taught by a judge, the same on X-ray and healthy twin."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -105,6 +106,22 @@ def test_the_decoders_grid_goes_and_strength_scales_both() -> None:
     assert (gridded - images).abs().mean() > 3 * (clean - images).abs().mean()
     torch.testing.assert_close(none, gridded)
     torch.testing.assert_close(half, (gridded + full) / 2, atol=1e-3, rtol=0)
+
+
+def test_a_grid_of_two_and_of_four_pixels_cancels_and_lines_stay() -> None:
+    images = smooth(1).mul(0.5).add(0.2)
+    down, across = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    grid = 0.05 * torch.cos(math.pi / 2 * (down + across)) + 0.05 * torch.cos(math.pi * down)
+
+    def edges(images: torch.Tensor) -> torch.Tensor:
+        return 0.1 * F.conv2d(images, torch.tensor([[[[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]]]]), padding=1)
+
+    (plain,), (gridded,) = (
+        with_lines(draw, [images], 8) for draw in (edges, lambda seen: edges(seen) + grid.expand_as(seen))
+    )
+    inner = (..., slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(gridded[inner], plain[inner], atol=1e-6, rtol=0)
+    assert (plain - images).abs().max() > 1e-3
 
 
 def test_a_finding_gets_the_lines_of_its_healthy_twin() -> None:

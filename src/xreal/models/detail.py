@@ -126,8 +126,20 @@ def with_lines(
         (B, 1, H, W) each, clamped to [0, 1].
     """
     grid = find_grid(tracks[0], tile)
-    lines = draw(tracks[0] - grid)
+    lines = _in_two_phases(draw, tracks[0] - grid)
     return [(track + strength * (lines - grid)).clamp(0, 1) for track in tracks]
+
+
+def _in_two_phases(draw: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the mean of what is drawn, and of what is drawn one pixel further down and across, moved back.
+
+    A network that halves its features twice has a grid of its own, of two and four pixels, which lies the other way
+    round then.
+    """
+    height, width = images.shape[-2:]
+    moved = F.pad(images, (1, 0, 1, 0), mode="replicate")[..., :height, :width]
+    here, there = draw(torch.cat([images, moved])).chunk(2)
+    return (here + F.pad(there[..., 1:, 1:], (0, 1, 0, 1), mode="replicate")) / 2
 
 
 class DetailJudge(nn.Module):
