@@ -191,9 +191,7 @@ def _diffusion(preset: Preset, organs: str = "") -> tuple[list[nn.Module], Step]
         unet.requires_grad_(alone or organs == "joint")
         text_encoder.requires_grad_(organs == "joint")
         steered, build = _STEERED[organs]
-        steering = build(unet, preset.autoencoder.downsampling).requires_grad_(
-            organs not in ("autoguidance", "adversarial")
-        )
+        steering = build(unet, preset.autoencoder.downsampling).requires_grad_(not alone)
         network = steered(unet, steering)
     backbone = Backbone(network, text_encoder)
     side, size = preset.image_size // preset.autoencoder.downsampling, preset.image_size

@@ -63,9 +63,7 @@ def build_stage(
         TrainingError: the autoencoder is needed and not there.
     """
     if (weak is not None) != (name == "autoguidance"):
-        raise InputError(
-            "--weak is the weaker model of the stage autoguidance, which needs it; no other stage takes it"
-        )
+        raise InputError("--weak is a weaker model, which the stage autoguidance needs and no other takes")
     _check_sizes(name, preset, data)
     PartialState(cpu=default_device().type == "cpu")  # each process takes its own device before anything is placed
     # Each stage imports what it needs: the segmenter's does not wait for diffusers, nor the others' for MONAI.
