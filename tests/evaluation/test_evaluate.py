@@ -178,6 +178,21 @@ def test_what_is_drawn_is_stored_as_the_x_rays_that_own_the_masks(
     assert told[0]["real vs real"]["spectrum"] == told[1]["real vs real"]["spectrum"]  # they are stored already
 
 
+def test_halves_that_changed_places_give_the_other_masks(
+    data: Path, judges: Path, tiny_model_folder: Path, tmp_path: Path, run: Callable[..., int]
+) -> None:
+    asked, reports = ("--model", tiny_model_folder, "--n", 4, "--rows", "regional", "--only", "anatomy"), []
+    for out, more in ((tmp_path / "usual", ()), (tmp_path / "swapped", ("--swap-halves",))):
+        assert run(*_command(data, judges, out, *asked, *more)) == 0
+        reports.append(json.loads((out / "report.json").read_text()))
+    usual, swapped = (
+        {path.read_bytes() for path in (tmp_path / name / "images/regional").glob("*-organs.png")}
+        for name in ("usual", "swapped")
+    )
+    assert len(usual) == len(swapped) == 4 and not usual & swapped
+    assert [report["about"]["reference"].endswith("halves swapped)") for report in reports] == [False, True]
+
+
 def test_only_what_was_in_a_jpeg_file_goes_through_one() -> None:
     images = np.random.default_rng(0).random((2, SIZE, SIZE)).astype(np.float32)
     owners = Cases.from_samples([Sample(np.zeros((SIZE, SIZE), np.uint8), jpeg_steps=s) for s in ((9,) * 64, ())])

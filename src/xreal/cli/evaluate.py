@@ -37,6 +37,10 @@ def evaluate(
     ] = 30,
     judges: Annotated[Path | None, typer.Option(help="Folder of judges; default those of the package.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first image.")] = 0,
+    swap_halves: Annotated[
+        bool,
+        typer.Option("--swap-halves", help="Draw from the half of the real images that is compared with otherwise."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images drawn side by side.")] = 8,
     backend: Annotated[str, typer.Option(help="What computes: auto, torch, torch-bf16 or openvino.")] = "auto",
 ) -> None:
@@ -63,6 +67,7 @@ def evaluate(
         only=_listed(only),
         edit_n=edit_n,
         minutes=minutes,
+        swap_halves=swap_halves,
         batch_size=batch_size,
         backend=backend,
     )

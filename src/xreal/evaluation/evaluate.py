@@ -101,7 +101,8 @@ def evaluate(options: Options, track: Track, say: Callable[[str], None]) -> dict
     if "utility" in options.only:
         say(forecast_utility(60 * options.minutes, len(real)))
     half = len(real) // 2
-    reference, others = real.take(range(half)), real.take(range(half, 2 * half))
+    halves = real.take(range(half)), real.take(range(half, 2 * half))
+    reference, others = halves[::-1] if options.swap_halves else halves
     options.out.mkdir(parents=True, exist_ok=True)
 
     rows = {REAL: Row(others, others.images, drawn=False)}
@@ -353,7 +354,7 @@ def _about(options: Options, judges: Judges, real: int, rows: dict[str, Row]) ->
     about: dict[str, Any] = {
         "judged": options.model or str(options.generated),
         "weights": weights_hash(resolve_folder(options.model)) if options.model else "unknown",
-        "reference": f"{real // 2} of {real} real images ({options.split})",
+        "reference": f"{real // 2} of {real} real images ({options.split}{', halves swapped' * options.swap_halves})",
         "seed": options.seed,
     }
     about |= {f"judge: {name}": weights for name, weights in judges.hashes.items()}

@@ -35,6 +35,7 @@ class Options:
         edit_n: real X-rays that are edited in each way, for the axis "edits".
         minutes: time limit of the axis "utility".
         split: of the real images.
+        swap_halves: ask for the masks of the half that is compared with otherwise, and compare with the other.
         batch_size: images drawn side by side.
         backend: see ``XRealPipeline.use_backend``.
     """
@@ -53,6 +54,7 @@ class Options:
     edit_n: int = 50
     minutes: float = 30.0
     split: str = "val"
+    swap_halves: bool = False
     batch_size: int = 8
     backend: str = "auto"
 
