@@ -51,7 +51,8 @@
 #   simulated findings, so that real effusions came a third as often
 #   python recipes/average.py OUT (after)=0.4 (that bundle)=0.6; cp -r (after)/anatomy_adapter OUT: bundled, films learnt anew
 #   torchrun ... train autoguidance ... --data MORE --start (that bundle) --weak (the bundle of commit c28ac6b)
-#   --copies 7 --learning-rate 3e-4, from step 250 on --resume --learning-rate 1.2e-4, --steps 600: bundled, texture and films learnt anew
+#   --copies 7 --learning-rate 3e-4, from step 250 on --resume --learning-rate 1.2e-4, --steps 600: bundled, texture and films learnt anew;
+#   then one mask in ten was left out, and X-rays without one were guided too
 #
 # `detail` was taught in an earlier form of the network, which dealt pixels out of channels (commit a0042d0). The lines that it
 # draws without noise were then taught to the present form, from those weights: mean absolute difference, 1,250 × 8 crops of

@@ -81,6 +81,15 @@ def test_it_is_guided_away_from_the_weaker_one(stage: AutoguidanceStage) -> None
     assert not torch.allclose(wanted, before, atol=1e-3)
 
 
+def test_without_organs_it_stays_as_it_was(stage: AutoguidanceStage) -> None:
+    batch = stage._held_out(stage.validation_masked)
+    organs = batch.masks["organ_mask"].clone()
+    organs[0] = 0
+    before, wanted = guided(stage, batch._replace(masks={"organ_mask": organs}))
+    assert torch.equal(wanted[0], before[0])
+    assert not torch.allclose(wanted[1:], before[1:], atol=1e-3)
+
+
 def test_what_a_prompt_and_a_place_change_stays(stage: AutoguidanceStage) -> None:
     plain = stage._held_out(stage.validation_masked)
     plain = plain._replace(ids=stage._no_prompts(len(plain.latents)))
