@@ -98,6 +98,7 @@ def test_generate_writes_pictures_twins_records_and_a_sheet(
         wanted = {"mode": "regional", "solver": "dpm++", "steps": 2, "guidance": 9.0, "eta": 0.0, "exact": False}
         assert (wanted | {"backend": "torch", "precision": "float32"}).items() <= record.items()
         blend = {"inside": 1.0, "outside": 0.2, "until": 0.5, "contour_until": 0.9, "variety": 0.0, "adapter": 0.0}
+        blend["outside_noise"] = 1.0  # a model without an adapter
         assert record["anatomy"] == blend
         assert record["conformance"].keys() == {"left lung", "right lung", "heart"}
         assert record["accepted"] is True

@@ -86,7 +86,7 @@ def default_blend(mode: str, adapted: bool = False) -> AnatomyBlend:
     if mode != "regional":
         return AnatomyBlend()
     if adapted:
-        return AnatomyBlend(until=0.0, variety=1.0, adapter=1.1)
+        return AnatomyBlend(until=0.0, variety=1.0, adapter=1.1, outside_noise=0.95)
     return AnatomyBlend(contour_until=0.9, variety=1.0)
 
 

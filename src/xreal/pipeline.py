@@ -19,7 +19,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, draw_prior
+from xreal.control.anatomy import (
+    AnatomyBlend,
+    anatomy_keep_mask,
+    anatomy_keep_steps,
+    draw_prior,
+    start_noise_scale,
+)
 from xreal.control.blending import Keep, StepNoise, leak_generators, texture_generators
 from xreal.control.solvers import build_solver
 from xreal.inputs import Mode, Quality, StepCallback, check_settings, lesions_per_image, prompts_per_image
@@ -158,7 +164,10 @@ class XRealPipeline(EditingPipeline):
         leak = None
         if self.signal_leak is not None and not two_pass:
             leak = self.signal_leak(leak_generators(seeds)).to(device)  # (B, c, h, w)
-        walk = self._walk(engine, denoise, noise, eta, callback_on_step_end, leak=leak)
+        scale = None
+        if organs is not None and blend.outside_noise < 1:
+            scale = start_noise_scale(organs, self._latent_size, blend.outside_noise).to(device)  # (B, 1, h, w)
+        walk = self._walk(engine, denoise, noise, eta, callback_on_step_end, leak=leak, noise_scale=scale)
         healthy_latents, latents = walk.side_by_side(keep, together, start, until)
         healthy = decode_pixels(vae, healthy_latents)  # (B, 1 or 3, H, W)
         if findings is None:

@@ -213,6 +213,7 @@ class SteeredPipeline(DiffusionPipeline):
         callback: StepCallback | None,
         first: int = 0,
         leak: Tensor | None = None,
+        noise_scale: Tensor | None = None,
     ) -> Walk:
         """Bind a trajectory to this pipeline's progress bar and its caller's callback; ``first`` is its first step."""
 
@@ -220,7 +221,7 @@ class SteeredPipeline(DiffusionPipeline):
             changed = None if callback is None else callback(self, first + index, timestep, {"latents": latents})
             return (changed or {}).get("latents", latents)
 
-        return Walk(solver, denoise, noise, eta, self.progress_bar, end_step, leak)
+        return Walk(solver, denoise, noise, eta, self.progress_bar, end_step, leak, noise_scale)
 
     @torch.inference_mode()
     def with_detail(

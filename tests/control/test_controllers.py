@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from xreal.control.anatomy import AnatomyBlend, anatomy_keep_mask, anatomy_keep_steps, organ_mask_to_pixels
+from xreal.control.anatomy import (
+    AnatomyBlend,
+    anatomy_keep_mask,
+    anatomy_keep_steps,
+    organ_mask_to_pixels,
+    start_noise_scale,
+)
 from xreal.control.blending import per_step_strength
 from xreal.control.pathology import LatentLesions, lesions_to_latents, regional_guidance
 from xreal.errors import InputError
@@ -119,3 +125,14 @@ def test_labels_become_quarters_in_every_channel() -> None:
     pixels = organ_mask_to_pixels(torch.arange(5, dtype=torch.uint8).view(1, 1, 5), 3)
     assert pixels.shape == (1, 3, 1, 5)
     assert (pixels == torch.tensor([0, 0.25, 0.5, 0.75, 1])).all()
+
+
+def test_noise_begins_weaker_away_from_organs_alone() -> None:
+    organs = torch.zeros(2, 256, 256, dtype=torch.uint8)
+    organs[0, 96:160, 96:160] = Organ.HEART.value
+    scale = start_noise_scale(organs, (32, 32), 0.6)
+    assert scale.shape == (2, 1, 32, 32)
+    assert scale[0].min() == pytest.approx(0.6) and scale[0].max() == pytest.approx(1.0)
+    assert (scale[0, 0, 11:21, 11:21] == 1).all()  # the organ, and a latent around it
+    assert torch.equal(scale[0, 0, 0], torch.full((32,), scale[0].min().item()))
+    assert (scale[1] == 1).all()  # nothing says where its organs will be

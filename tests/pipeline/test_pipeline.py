@@ -11,7 +11,7 @@ import torch
 
 import xreal.pipeline
 from xreal.config import PRESETS
-from xreal.control.anatomy import AnatomyBlend
+from xreal.control.anatomy import AnatomyBlend, start_noise_scale
 from xreal.control.blending import StepNoise
 from xreal.control.denoiser import Denoiser
 from xreal.control.pathology import LatentLesions
@@ -95,6 +95,7 @@ def test_qualities_and_modes_set_what_is_not_given(
             "contour_until": 0.9 if mode == "regional" else 0.0,
             "variety": 0.0,  # the tiny model has not learnt how X-rays of one mask differ
             "adapter": 0.0,  # nor has it an adapter
+            "outside_noise": 1.0,
         },
         "backend": "torch",
         "precision": "float32",
@@ -129,6 +130,23 @@ def test_plain_text_to_image_is_the_solvers_own_loop(tiny_pipeline: XRealPipelin
         expected = decode_latents(pipeline.vae, latents)[:, 0].numpy()
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
     assert np.abs(pipeline(seeds=[3], solver="ddim", steps=5).images - drawn).max() > 1e-4  # the prompt matters
+
+
+def test_away_from_organs_a_trajectory_begins_with_less_noise(
+    tiny_pipeline: XRealPipeline, organ_mask: np.ndarray
+) -> None:
+    pipeline, nothing_kept = tiny_pipeline, AnatomyBlend(inside=0.0, outside=0.0, outside_noise=0.5)
+    drawn = pipeline(organ_mask, seeds=[3], solver="ddim", steps=5, anatomy=nothing_kept).images
+    solver = build_solver("ddim", pipeline.scheduler, 5)
+    with torch.inference_mode():
+        embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [""], CPU)
+        latents = StepNoise([3], (CHANNELS, 8, 8), CPU, fixed=True).start
+        latents = latents * start_noise_scale(torch.from_numpy(organ_mask)[None], (8, 8), 0.5)
+        for timestep in solver.timesteps:
+            prediction = pipeline.unet(latents, timestep, embeds).sample
+            latents = solver.step(prediction, timestep, latents).prev_sample
+        expected = decode_latents(pipeline.vae, latents)[:, 0].numpy()
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
 
 
 @every_mode

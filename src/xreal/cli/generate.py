@@ -66,6 +66,10 @@ def generate(
         float | None,
         typer.Option(help="How strongly the mask acts on the U-Net, 1 as trained; default 1.1, for two-pass 0."),
     ] = None,
+    anatomy_outside_noise: Annotated[
+        float | None,
+        typer.Option(help="Deviation of the noise away from the organs; default 0.95 with an adapter, else 1."),
+    ] = None,
     lesion_start: Annotated[float, typer.Option(help="Share of the steps after which lesions are drawn.")] = 0.1,
     lesion_until: Annotated[float, typer.Option(help="Share of the steps after which they are guided no more.")] = 1.0,
     texture: Annotated[
@@ -140,6 +144,7 @@ def generate(
         "contour_until": anatomy_contour_until,
         "variety": anatomy_variety,
         "adapter": anatomy_adapter,
+        "outside_noise": anatomy_outside_noise,
     }
     given = {key: value for key, value in settable.items() if value is not None}
     AnatomyBlend(**given)  # refused before anything is opened

@@ -28,6 +28,7 @@ class Walk:
         progress: shows progress over an iterable.
         end_step: told number of the step, timestep and latents after each step; returns the latents to go on with.
         leak: latents (B, c, h, w) whose trace is there from the first step on; None begins with noise alone.
+        noise_scale: what the noise is multiplied by that a trajectory begins with, (B, 1, h, w); None is 1.
     """
 
     solver: Any
@@ -37,6 +38,7 @@ class Walk:
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]]
     end_step: Callable[[int, Tensor, Tensor], Tensor]
     leak: Tensor | None = None
+    noise_scale: Tensor | None = None
 
     def side_by_side(
         self, keep: Keep | None, lesions: LatentLesions | None, start: int, until: int
@@ -93,7 +95,8 @@ class Walk:
         return keep.finish(latents, steps)
 
     def _start(self, tracks: int) -> Tensor:
-        noise, started = self.noise.start, self.noise.start * self.solver.init_noise_sigma
+        noise = self.noise.start if self.noise_scale is None else self.noise_scale * self.noise.start
+        started = noise * self.solver.init_noise_sigma
         if self.leak is not None:
             started = self.solver.add_noise(self.leak, noise, self.solver.timesteps[:1].expand(len(noise)))
         return started.repeat(tracks, 1, 1, 1)
