@@ -132,7 +132,8 @@ def test_noise_begins_weaker_away_from_organs_alone() -> None:
     organs[0, 96:160, 96:160] = Organ.HEART.value
     scale = start_noise_scale(organs, (32, 32), 0.6)
     assert scale.shape == (2, 1, 32, 32)
-    assert scale[0].min() == pytest.approx(0.6) and scale[0].max() == pytest.approx(1.0)
+    assert scale[0].min() == pytest.approx(0.6)
+    assert scale[0].max() == pytest.approx(1.0)
     assert (scale[0, 0, 11:21, 11:21] == 1).all()  # the organ, and a latent around it
     assert torch.equal(scale[0, 0, 0], torch.full((32,), scale[0].min().item()))
     assert (scale[1] == 1).all()  # nothing says where its organs will be

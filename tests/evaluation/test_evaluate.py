@@ -189,7 +189,8 @@ def test_halves_that_changed_places_give_the_other_masks(
         {path.read_bytes() for path in (tmp_path / name / "images/regional").glob("*-organs.png")}
         for name in ("usual", "swapped")
     )
-    assert len(usual) == len(swapped) == 4 and not usual & swapped
+    assert len(usual) == len(swapped) == 4
+    assert not usual & swapped
     assert [report["about"]["reference"].endswith("halves swapped)") for report in reports] == [False, True]
 
 
