@@ -105,8 +105,7 @@ class AdversarialStage(UNetStage):
         known, solver = self._known(batch), copy.copy(self.solver)
         solver.model_outputs = list(solver.model_outputs)
         first, rest = solver.timesteps[:-_LEARNT], solver.timesteps[-_LEARNT:]
-        noise = white_noise(batch.latents, generator).to(self.device)
-        latents = noise
+        latents = noise = self._start(white_noise(batch.latents, generator).to(self.device), batch)
         if self.leak is not None:
             leak = self.leak([generator] * len(noise))
             latents = self.scheduler.add_noise(leak, noise, first[:1].to(noise.device).expand(len(noise)))

@@ -140,6 +140,7 @@ class AutoguidanceStage(UNetStage):
         shown = self.validation_masked[:8]
         batch = self._held_out(shown)._replace(ids=self._no_prompts(len(shown)))
         noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(2)).to(self.device)
+        noise = self._start(noise, batch)
         rows = [[colour_labels(mask) for mask in batch.masks["organ_mask"].numpy()]]
         for unet in (self.before, self.components["unet"]):
             solver = build_solver("dpm++", self.scheduler, check_settings([0]).steps, placed=True)

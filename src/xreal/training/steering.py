@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xreal.config import Preset
+from xreal.control.anatomy import start_noise_scale
 from xreal.errors import TrainingError
 from xreal.inputs import default_blend
 from xreal.models.adopt import adopt
@@ -144,6 +145,7 @@ class UNetStage(JointStage):
     Attributes:
         before: the frozen copy.
         strength: of the adapter, as the pipeline has it.
+        outside_noise: deviation of the noise beside the organs that trajectories begin with, likewise.
     """
 
     organ_dropout = 0.1
@@ -155,7 +157,8 @@ class UNetStage(JointStage):
         device = default_device()
         self.network.to(device)
         self.before = copy.deepcopy(self.components["unet"]).requires_grad_(False).eval()
-        self.strength = default_blend("regional", adapted=True).adapter
+        blend = default_blend("regional", adapted=True)
+        self.strength, self.outside_noise = blend.adapter, blend.outside_noise
         self.dropout = self._dropout(self.unprompted)
         number_format = fast_dtype(device)  # also of what is drawn before the run sets up its own precision
         self.autocast = partial(torch.autocast, device.type, number_format, enabled=number_format != torch.float32)
@@ -186,6 +189,11 @@ class UNetStage(JointStage):
                 latents, timestep, embeds, down_intrablock_additional_residuals=[strength * one for one in told]
             ).sample
         return prediction.float()
+
+    def _start(self, noise: Tensor, batch: LatentBatch) -> Tensor:
+        """Weaken the noise (B, c, h, w) that trajectories begin with beside the organs, as the pipeline does."""
+        organs = batch.masks["organ_mask"].to(noise.device)
+        return noise * start_noise_scale(organs, (noise.shape[-2], noise.shape[-1]), self.outside_noise)
 
     def _walk(self, unet: Any, latents: Tensor, solver: Any, timesteps: Tensor, known: Known) -> Tensor:
         """Take steps of a solver from latents (B, c, h, w), as the pipeline does."""
