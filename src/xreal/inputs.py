@@ -74,10 +74,10 @@ def default_blend(mode: str, adapted: bool = False) -> AnatomyBlend:
     """Return how the organ mask acts where the caller does not say: the paper's way, or in regional mode otherwise.
 
     With an adapter no prior is kept at all: the mask is obeyed as well and costs no realism; a little more of it than
-    was trained makes up for what few steps leave to chance (docs/log.md). Without one, half of the steps, as in the
-    paper, leaves the contours to chance at 32×32 latents; eight tenths everywhere keeps them and with them the prior's
-    softness. Half of the steps, but 0.9 along the contours, gives both. X-rays of one mask differ in regional mode as
-    real ones do; the paper's have one prior.
+    was trained makes up for what few steps leave to chance, and a little less noise beside the organs draws arms with
+    fewer streaks (docs/log.md). Without one, half of the steps, as in the paper, leaves the contours to chance at 32×32
+    latents; eight tenths everywhere keeps them and with them the prior's softness. Half of the steps, but 0.9 along the
+    contours, gives both. X-rays of one mask differ in regional mode as real ones do; the paper's have one prior.
 
     Args:
         mode: "regional" or "two-pass".
