@@ -137,3 +137,9 @@ def test_noise_begins_weaker_away_from_organs_alone() -> None:
     assert (scale[0, 0, 11:21, 11:21] == 1).all()  # the organ, and a latent around it
     assert torch.equal(scale[0, 0, 0], torch.full((32,), scale[0].min().item()))
     assert (scale[1] == 1).all()  # nothing says where its organs will be
+
+
+@pytest.mark.parametrize("outside", [-0.1, 1.1, float("nan")])
+def test_noise_away_from_organs_out_of_range(outside: float) -> None:
+    with pytest.raises(InputError, match="outside_noise"):
+        AnatomyBlend(outside_noise=outside)
